@@ -1,0 +1,43 @@
+"""Structured logs: one event a line on stderr, JSON for machines, coloured text on a terminal.
+
+An event is named ``noun.verb`` after the transition it tells of (``task.failed``, ``worker.registered``); its stable
+fields are documented in ``worker/README.md`` and ``api/README.md``. Below the configured level a call does nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+from pgfleet.settings import Settings
+
+Logger = structlog.typing.FilteringBoundLogger
+
+
+def configure(settings: Settings) -> None:
+    """Set structlog up for this process; for its start, before the first event."""
+    console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if console else [structlog.processors.format_exc_info]),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def get(**bound: Any) -> Logger:
+    """A logger with ``bound`` in each of its events."""
+    logger: Logger = structlog.get_logger(**bound)
+    return logger

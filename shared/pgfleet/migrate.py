@@ -1,0 +1,126 @@
+"""Migrations: numbered, append-only files in ``sql/migrations``, then every function in ``sql/functions``.
+
+One advisory lock for each schema lets any number of processes start at once: the first migrates, the others find it done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from psycopg.sql import SQL, Identifier
+
+from pgfleet import db, sql
+from pgfleet.errors import SchemaError
+from pgfleet.settings import Settings
+
+FUNCTIONS = "functions"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One file of migrations, or all functions together (number 0)."""
+
+    number: int
+    name: str
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the schema still needs."""
+
+    missing: tuple[Step, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.missing)
+
+
+def migrate(settings: Settings) -> Plan:
+    """Bring the schema up to date; answers what was done (nothing: it was up to date already).
+
+    Raises :class:`SchemaError`, and changes nothing, where the schema is newer than this version, where a file that was
+    applied has been edited since, or where another application's tables stand in our schema.
+    """
+    with db.connect(settings, "pgfleet migrate") as conn:
+        q = sql.queries("migrate")
+        conn.execute(q["lock"], {"schema": settings.schema})
+        plan = _plan(conn, settings)
+        if not plan:
+            return plan
+        with conn.transaction():
+            conn.execute(SQL("create schema if not exists {}").format(Identifier(settings.schema)))
+            conn.execute(q["bookkeeping"])
+        for step in plan.missing:
+            with conn.transaction(), db.ours():
+                if step.number:
+                    conn.execute(sql.text(f"migrations/{step.name}.sql"))
+                else:
+                    for path in sorted((sql.root() / FUNCTIONS).glob("*.sql")):
+                        conn.execute(sql.text(f"{FUNCTIONS}/{path.name}"))
+                    conn.execute(q["pin_search_path"])
+                conn.execute(q["record"], {"number": step.number, "name": step.name, "checksum": step.checksum})
+        return plan
+
+
+def check(settings: Settings) -> Plan:
+    """What :func:`migrate` would do; changes nothing, raises as it does."""
+    with db.connect(settings, "pgfleet migrate --check") as conn:
+        return _plan(conn, settings)
+
+
+def known() -> list[Step]:
+    """The steps this version knows: its migrations by number, then the functions."""
+    steps = []
+    for path in sorted((sql.root() / "migrations").glob("*.sql")):
+        match = re.fullmatch(r"(\d{4})_[a-z0-9_]+", path.stem)
+        if match is None:
+            raise SchemaError(f"{path.name} is no migration's name.", hint="Name it 0001_what_it_does.sql.")
+        steps.append(Step(int(match[1]), path.stem, _checksum(path.read_bytes())))
+    functions = b"".join(path.read_bytes() for path in sorted((sql.root() / FUNCTIONS).glob("*.sql")))
+    # With the migrations in it: a new migration may have dropped a function that has not changed.
+    return [*steps, Step(0, FUNCTIONS, _checksum(functions + b"".join(s.checksum.encode() for s in steps)))]
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _plan(conn: db.Connection, settings: Settings) -> Plan:
+    q = sql.queries("migrate")
+    ours, foreign = conn.execute(q["standing"], {"schema": settings.schema}).fetchone() or (False, [])
+    if not ours and foreign:
+        raise SchemaError(
+            f"Schema {settings.schema} holds tables that are not pgfleet's: {', '.join(foreign)}.",
+            detail="Nothing was changed.",
+            hint="Give pgfleet a schema of its own: set PGFLEET_SCHEMA=pgfleet, for API, workers and migrate alike.",
+        )
+    applied = {row[0]: Step(*row) for row in conn.execute(q["applied"])} if ours else {}
+    steps = known()
+    newer = sorted(set(applied) - {step.number for step in steps})
+    if newer:
+        raise SchemaError(
+            f"The schema is newer than this pgfleet: it has migration {newer[-1]:04}, this version ends at "
+            f"{max(step.number for step in steps):04}.",
+            detail="Nothing was changed.",
+            hint="Upgrade pgfleet here to the version that migrated the database.",
+        )
+    for step in steps:
+        if step.number and step.number in applied and applied[step.number].checksum != step.checksum:
+            raise SchemaError(
+                f"Migration {step.name} was edited after it had been applied.",
+                detail=f"Applied with checksum {applied[step.number].checksum[:12]}, the file has {step.checksum[:12]}.",
+                hint="Restore the file; put the change into a new migration.",
+            )
+    return Plan(tuple(s for s in steps if s.number not in applied or applied[s.number].checksum != s.checksum))
+
+
+def require_current(conn: db.Connection, settings: Settings) -> None:
+    """Raise :class:`SchemaError` unless every migration has been applied. For the start of API and workers."""
+    plan = _plan(conn, settings)
+    if plan:
+        raise SchemaError(
+            f"The schema lacks {', '.join(step.name for step in plan.missing)}.",
+            hint="Run `pgfleet migrate` first.",
+        )

@@ -1,0 +1,178 @@
+"""Settings: the ``PGFLEET_*`` variables, read once into a frozen object.
+
+Every variable is documented here, in the field that holds it; the README's table and ``pgfleet settings`` are made
+from these. An unknown or malformed variable is refused by name, so that a typing error can't be a silent default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgfleet.errors import SettingsError
+
+PREFIX = "PGFLEET_"
+
+#: Variables that other parts of the project read: run.py and the test suite. Known, so not refused.
+FOREIGN = frozenset({"PGFLEET_TEST_DB", "PGFLEET_TEST_DATABASE_URL", "PGFLEET_TEST_PG_BIN"})
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise ValueError("a non-empty text")
+    return value
+
+
+def _schema(value: str) -> str:
+    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", value):
+        raise ValueError("a schema name: lower-case letters, digits and underscores, at most 63")
+    return value
+
+
+def _flag(value: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if value.strip().lower() not in known:
+        raise ValueError("true or false")
+    return known[value.strip().lower()]
+
+
+def _list(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _int(low: int, high: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        if not re.fullmatch(r"-?\d{1,18}", value.strip()) or not low <= int(value) <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return int(value)
+
+    return parse
+
+
+def _seconds(low: float, high: float) -> Callable[[str], float]:
+    def parse(value: str) -> float:
+        if not re.fullmatch(r"\d{1,9}(\.\d+)?", value.strip()) or not low <= float(value) <= high:
+            raise ValueError(f"seconds from {low:g} to {high:g}")
+        return float(value)
+
+    return parse
+
+
+def _choice(*values: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value not in values:
+            raise ValueError(f"one of {', '.join(values)}")
+        return value
+
+    return parse
+
+
+def _field(default: Any, parse: Callable[[str], Any], doc: str) -> Any:
+    metadata = {"parse": parse, "doc": doc}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What this process was told. Built by :func:`from_env`; in tests directly."""
+
+    database_url: str = _field("", _text, "Postgres, as a libpq URL or key=value string. No default.")
+    schema: str = _field("public", _schema, "Schema that holds pgfleet's tables; created by migrate where missing.")
+    dir: Path = _field(Path(".pgfleet"), Path, "Folder of the embedded set-up: its Postgres, exports and up.json.")
+    export_dir: Path = _field(Path("volumes/exports"), Path, "The volume that API and workers share.")
+    log_level: str = _field("info", _choice("debug", "info", "warning", "error"), "Least severe log event written.")
+    log_format: str = _field("auto", _choice("auto", "json", "console"), "auto: console on a terminal, else JSON.")
+    database_timeout: float = _field(5.0, _seconds(0.1, 600), "Seconds to wait for a connection to Postgres.")
+
+    auth_secret_key: str = _field("", _text, "HS256 secret of the bearer tokens (BookLogr's AUTH_SECRET_KEY).")
+    auth_jwks_url: str = _field("", _text, "JWKS URL for RS256/ES256 tokens, instead of the secret.")
+    auth_single_user: bool = _field(False, _flag, "BookLogr's single-user mode: no token needed, everybody is user 1.")
+    cors_origins: tuple[str, ...] = _field((), _list, "Origins, comma-separated, whose browsers may call the API.")
+    api_host: str = _field("127.0.0.1", _text, "Address the API listens on.")
+    api_port: int = _field(8000, _int(0, 65535), "Port the API listens on.")
+    api_threads: int = _field(16, _int(1, 256), "Requests the API answers at once; also its most Postgres connections.")
+    api_max_body: int = _field(1_048_576, _int(1024, 1_073_741_824), "Largest request body, in bytes.")
+
+    nickname: str = _field("", _text, "The worker's name before the colon in nickname:UUID.")
+    node: str = _field(socket.gethostname, _text, "This server's name; several workers may share it.")
+    types: tuple[str, ...] = _field(
+        (), _list, "Task types this worker takes, comma-separated; all it has handlers for."
+    )
+    concurrency: int = _field(10, _int(1, 10_000), "Tasks a worker runs at once.")
+    handlers: tuple[str, ...] = _field((), _list, "Modules with handlers to load, comma-separated.")
+    lease: float = _field(20.0, _seconds(1, 3600), "Seconds without a heartbeat after which a worker counts as lost.")
+    heartbeat: float = _field(5.0, _seconds(0.1, 1200), "Seconds between heartbeats; at most a third of the lease.")
+    poll: float = _field(
+        5.0, _seconds(0.05, 3600), "Seconds between looks at the table that no notification asked for."
+    )
+    grace: float = _field(20.0, _seconds(0, 86_400), "Seconds a stopping worker gives its running tasks.")
+
+    def require_database(self) -> str:
+        """The database's URL; :class:`SettingsError` where none is set."""
+        if not self.database_url:
+            raise SettingsError(
+                "No database is configured.",
+                hint="Set PGFLEET_DATABASE_URL, or run `python3 run.py up` here: it brings a Postgres of its own.",
+            )
+        return self.database_url
+
+
+FIELDS = {PREFIX + field.name.upper(): field for field in dataclasses.fields(Settings)}
+
+
+def from_env(env: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Read the settings from ``env`` (default: this process's environment); ``overrides`` that are not None win.
+
+    Where neither names a database, a running ``pgfleet up`` is found through ``<dir>/up.json``.
+    Raises :class:`SettingsError` for a variable that is unknown or malformed.
+    """
+    env = os.environ if env is None else env
+    values: dict[str, Any] = {}
+    for name, raw in env.items():
+        if not name.startswith(PREFIX) or name in FOREIGN:
+            continue
+        field = FIELDS.get(name)
+        if field is None:
+            raise SettingsError(
+                f"Unknown setting {name}.",
+                detail=f"Known are: {', '.join(sorted(FIELDS))}.",
+                hint=f"Correct its name or unset {name}.",
+            )
+        if raw == "":
+            continue
+        try:
+            values[field.name] = field.metadata["parse"](raw)
+        except ValueError as error:
+            shown = "it" if "SECRET" in name or name == "PGFLEET_DATABASE_URL" else repr(raw)
+            raise SettingsError(f"Setting {name} is malformed: expected {error}, {shown} is not.") from None
+    values.update({key: value for key, value in overrides.items() if value is not None})
+    settings = Settings(**values)
+    if settings.heartbeat > settings.lease / 3:
+        raise SettingsError(
+            f"PGFLEET_HEARTBEAT is {settings.heartbeat:g} s with a lease of {settings.lease:g} s.",
+            hint="Let the heartbeat be at most a third of PGFLEET_LEASE, so that one late beat loses nothing.",
+        )
+    return settings if settings.database_url else _from_up_json(settings, values)
+
+
+def _from_up_json(settings: Settings, explicit: Mapping[str, Any]) -> Settings:
+    path = settings.dir / "up.json"
+    try:
+        up = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = {"database_url": str(up["database_url"]), "export_dir": Path(up["export_dir"])}
+        if "auth_secret_key" in up:
+            found["auth_secret_key"] = str(up["auth_secret_key"])
+    except FileNotFoundError:
+        return settings
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"{path} can't be read: {error!r}.", hint="Remove it and run `pgfleet up` again.") from None
+    return dataclasses.replace(settings, **{key: value for key, value in found.items() if key not in explicit})

@@ -1,0 +1,214 @@
+"""Tasks, as Python sees them: create, read, retry, cancel. Each function is one call of one function in ``sql/``.
+
+Every function takes a connection (see :func:`pgfleet.db.connect`) and runs in its transaction; with autocommit, each
+call is a transaction of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from psycopg.rows import dict_row
+from psycopg.sql import SQL, Identifier
+
+from pgfleet import db, sql
+from pgfleet.errors import TaskNotFound
+
+STATUSES = ("waiting", "fresh", "started", "success", "failure", "crashed", "cancelled")
+SORTABLE = ("id", "type", "status", "priority", "created_at", "updated_on", "started_at", "run_at", "attempt")
+MAX_BIGINT = 9_223_372_036_854_775_807
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a list, and how many rows there are in all."""
+
+    rows: list[dict[str, Any]]
+    offset: int
+    total: int
+
+
+def _text(data: Any) -> str | None:
+    return data if data is None or isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+
+
+def _arguments(
+    type: str,
+    data: Any,
+    created_by: int,
+    priority: int,
+    run_at: datetime | None,
+    delay: timedelta | None,
+    max_retries: int | None,
+    retry_delay: timedelta | None,
+    unique_key: str | None,
+) -> dict[str, Any]:
+    return {
+        "type": type,
+        "data": _text(data),
+        "created_by": created_by,
+        "priority": priority,
+        "run_at": run_at,
+        "delay": delay,
+        "max_retries": max_retries,
+        "retry_delay": retry_delay,
+        "unique_key": unique_key,
+    }
+
+
+def create(
+    conn: db.Connection,
+    type: str,
+    data: Any = None,
+    *,
+    created_by: int,
+    priority: int = 0,
+    run_at: datetime | None = None,
+    delay: timedelta | None = None,
+    max_retries: int | None = None,
+    retry_delay: timedelta | None = None,
+    unique_key: str | None = None,
+) -> int:
+    """Create one task inside the caller's transaction and wake the fleet with its commit; answers the id.
+
+    ``data`` is stored as it is when it is a text, as its JSON otherwise. With ``unique_key``, the id of an unfinished
+    task of the same type and key is answered instead. Raises :class:`~pgfleet.errors.UnknownType` or
+    :class:`~pgfleet.errors.InvalidTask`.
+    """
+    args = _arguments(type, data, created_by, priority, run_at, delay, max_retries, retry_delay, unique_key)
+    row = db.call(conn, sql.queries("tasks")["create_task"], **args).fetchone()
+    assert row is not None  # noqa: S101 - a function always answers one row
+    return int(row[0])
+
+
+def insert(
+    conn: db.Connection,
+    type: str,
+    data: Any = None,
+    *,
+    created_by: int,
+    priority: int = 0,
+    run_at: datetime | None = None,
+    delay: timedelta | None = None,
+    max_retries: int | None = None,
+    retry_delay: timedelta | None = None,
+    unique_key: str | None = None,
+) -> tuple[int, bool]:
+    """As :func:`create`, but tells nobody: call :func:`notify` after the commit. Answers (id, was it created?)."""
+    args = _arguments(type, data, created_by, priority, run_at, delay, max_retries, retry_delay, unique_key)
+    row = db.call(conn, sql.queries("tasks")["insert_task"], **args).fetchone()
+    assert row is not None  # noqa: S101 - a function always answers one row
+    return int(row[0]), bool(row[1])
+
+
+def insert_allowed(
+    conn: db.Connection,
+    type: str,
+    data: Any = None,
+    *,
+    any_type: bool,
+    created_by: int,
+    priority: int = 0,
+    run_at: datetime | None = None,
+    delay: timedelta | None = None,
+    max_retries: int | None = None,
+    retry_delay: timedelta | None = None,
+    unique_key: str | None = None,
+) -> tuple[int, bool] | None:
+    """As :func:`insert`, in the name of a user.
+
+    Answers None, and inserts nothing, for a type that is unknown or, unless ``any_type``, not marked for readers.
+    """
+    args = _arguments(type, data, created_by, priority, run_at, delay, max_retries, retry_delay, unique_key)
+    row = db.call(conn, sql.queries("tasks")["insert_allowed_task"], any_type=any_type, **args).fetchone()
+    return None if row is None else (int(row[0]), bool(row[1]))
+
+
+def create_many(
+    conn: db.Connection, type: str, data: Iterable[Any], *, created_by: int, priority: int = 0
+) -> list[int]:
+    """Create many tasks of one type in one statement; answers their ids in the order of ``data``."""
+    rows = db.call(
+        conn,
+        sql.queries("tasks")["create_tasks"],
+        type=type,
+        data=[_text(item) for item in data],
+        created_by=created_by,
+        priority=priority,
+    )
+    return [row[0] for row in rows]
+
+
+def notify(conn: db.Connection, ids: Sequence[int]) -> None:
+    """Wake the sleeping workers for tasks that were inserted and committed; spared while none sleeps."""
+    db.call(conn, sql.queries("tasks")["notify_tasks"], ids=list(ids))
+
+
+def get(conn: db.Connection, id: int) -> dict[str, Any]:
+    """The task's row. Raises :class:`~pgfleet.errors.TaskNotFound`."""
+    with db.ours(), conn.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(sql.queries("tasks")["get"], {"id": id}).fetchone()
+    if row is None:
+        raise TaskNotFound(f"No task exists with ID: {id}")
+    return row
+
+
+def find(
+    conn: db.Connection,
+    *,
+    created_by: int | None = None,
+    status: Sequence[str] | None = None,
+    type: Sequence[str] | None = None,
+    offset: int = 0,
+    limit: int = 50,
+    sort: str = "id",
+    descending: bool = True,
+) -> Page:
+    """One page of the tasks that match all filters given; ``sort`` is one of :data:`SORTABLE`."""
+    if sort not in SORTABLE:
+        raise ValueError(f"can't sort by {sort!r}: expected one of {', '.join(SORTABLE)}")
+    q = sql.queries("tasks")
+    args = {
+        "created_by": created_by,
+        "status": list(status) if status else None,
+        "type": list(type) if type else None,
+        "offset": offset,
+        "limit": limit,
+    }
+    page = SQL(q["list"]).format(sort=Identifier("t", sort), direction=SQL("desc" if descending else "asc"))
+    with db.ours(), conn.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(page, args).fetchall()
+    count = db.call(conn, q["count"], **args).fetchone()
+    return Page(rows, offset, count[0] if count else 0)
+
+
+def retry(conn: db.Connection, id: int, *, reset_failure_count: bool = False) -> None:
+    """Make a failed, crashed or cancelled task ready again. Raises TaskNotFound or WrongState."""
+    db.call(conn, sql.queries("tasks")["retry"], id=id, reset_failure_count=reset_failure_count)
+
+
+def resume(conn: db.Connection, id: int) -> None:
+    """Make a crashed task ready again. Raises TaskNotFound or WrongState."""
+    db.call(conn, sql.queries("tasks")["resume"], id=id)
+
+
+def cancel(conn: db.Connection, id: int) -> None:
+    """Call off a task that has not started. Raises TaskNotFound or WrongState."""
+    db.call(conn, sql.queries("tasks")["cancel"], id=id)
+
+
+def configure(
+    conn: db.Connection, id: int, *, max_retries: int | None = None, retry_delay: timedelta | None = None
+) -> None:
+    """Change a task's retry policy; None leaves a value as it is. Raises TaskNotFound, WrongState or InvalidTask."""
+    db.call(conn, sql.queries("tasks")["configure"], id=id, max_retries=max_retries, retry_delay=retry_delay)
+
+
+def types(conn: db.Connection) -> list[dict[str, Any]]:
+    """The task types the fleet knows, by name."""
+    with db.ours(), conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(sql.queries("tasks")["types"]).fetchall()

@@ -1,0 +1,17 @@
+-- An unfinished or failed task's retry policy; null leaves a value as it is.
+create or replace function configure_task(id bigint, max_retries integer default null, retry_delay interval default null)
+returns void language plpgsql as $$
+declare
+    task tasks := require_task(configure_task.id);
+begin
+    if task.status in ('success', 'cancelled') then
+        raise exception 'Task % can''t be configured: it is %.', task.id, task.status using errcode = 'PF003';
+    end if;
+    if configure_task.max_retries not between 0 and 1000 or configure_task.retry_delay < '0' then
+        raise exception 'max_retries must be from 0 to 1000 and retry_delay not negative.' using errcode = 'PF006';
+    end if;
+    update tasks t set
+        max_retries = coalesce(configure_task.max_retries, t.max_retries),
+        retry_delay = coalesce(configure_task.retry_delay, t.retry_delay), updated_on = now()
+    where t.id = task.id;
+end $$;

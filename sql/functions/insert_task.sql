@@ -1,0 +1,46 @@
+-- (nothing) -> fresh, or waiting while its time is still to come. Tells nobody: see create_task and notify_tasks.
+-- With a unique_key, an unfinished task of the same type and key is answered instead of a second row.
+create or replace function insert_task(
+    type text, data text, created_by bigint,
+    priority integer default 0, run_at timestamptz default null, max_retries integer default null,
+    retry_delay interval default null, unique_key text default null,
+    out id bigint, out created boolean
+) language plpgsql as $$
+#variable_conflict use_column
+declare
+    first_status text := case when insert_task.run_at > now() then 'waiting' else 'fresh' end;
+begin
+    perform require_type(insert_task.type);
+    if insert_task.created_by is null then
+        raise exception 'A task needs created_by, the id of the user it is made for.' using errcode = 'PF006';
+    end if;
+    if insert_task.max_retries not between 0 and 1000 or insert_task.retry_delay < '0' then
+        raise exception 'max_retries must be from 0 to 1000 and retry_delay not negative.' using
+            errcode = 'PF006',
+            detail = format('Got %s and %s.', insert_task.max_retries, insert_task.retry_delay);
+    end if;
+
+    if insert_task.unique_key is null then
+        insert into tasks as t (type, data, status, created_by, priority, run_at, max_retries, retry_delay)
+        values (insert_task.type, insert_task.data, first_status, insert_task.created_by,
+                coalesce(insert_task.priority, 0), insert_task.run_at, insert_task.max_retries, insert_task.retry_delay)
+        returning t.id, true into insert_task.id, insert_task.created;
+        return;
+    end if;
+
+    -- The holder of the key may finish between our insert and our look: then the insert has its turn again.
+    loop
+        insert into tasks as t (type, data, status, created_by, priority, run_at, max_retries, retry_delay, unique_key)
+        values (insert_task.type, insert_task.data, first_status, insert_task.created_by,
+                coalesce(insert_task.priority, 0), insert_task.run_at, insert_task.max_retries, insert_task.retry_delay,
+                insert_task.unique_key)
+        on conflict (type, unique_key)
+            where unique_key is not null and status in ('waiting', 'fresh', 'started') do nothing
+        returning t.id, true into insert_task.id, insert_task.created;
+        exit when found;
+        select t.id, false into insert_task.id, insert_task.created from tasks t
+        where t.type = insert_task.type and t.unique_key = insert_task.unique_key
+          and t.status in ('waiting', 'fresh', 'started');
+        exit when found;
+    end loop;
+end $$;

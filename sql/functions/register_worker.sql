@@ -1,0 +1,13 @@
+-- (nothing) -> a live worker, under an id that has never been used; its types join task_types where new.
+create or replace function register_worker(
+    worker text, node text, types text[], concurrency integer, lease interval, version text
+) returns void language plpgsql as $$
+begin
+    if exists (select from workers w where w.id = register_worker.worker) then
+        raise exception 'Worker % is registered already.', worker using
+            errcode = 'PF005', hint = 'Register under a new UUID.';
+    end if;
+    insert into task_types (name) select t from unnest(types) t order by t on conflict do nothing;
+    insert into workers (id, node, types, concurrency, version, lease, lease_expires_at)
+    values (worker, node, types, concurrency, version, lease, now() + lease);
+end $$;

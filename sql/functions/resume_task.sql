@@ -1,0 +1,11 @@
+-- crashed -> fresh, an operator's word that its workers were not its victims: the crashes are forgiven.
+create or replace function resume_task(id bigint) returns void language plpgsql as $$
+declare
+    task tasks := require_task(resume_task.id);
+begin
+    if task.status <> 'crashed' then
+        raise exception 'Task % can''t be resumed: it is %.', task.id, task.status using
+            errcode = 'PF003', detail = 'Only a crashed task can be resumed.', hint = 'Retry it instead.';
+    end if;
+    perform retry_task(task.id);
+end $$;

@@ -1,0 +1,35 @@
+-- name: lock
+-- Held until the connection closes. One lock a schema: two fleets in one database don't wait for each other.
+select pg_advisory_lock(7436, hashtext(%(schema)s))
+-- name: standing
+select coalesce(bool_or(c.relname = 'pgfleet_migrations'), false),
+       coalesce(array_agg(c.relname::text order by c.relname)
+                filter (where c.relname in ('tasks', 'task_types', 'workers', 'exports', 'csv_export')), '{}')
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = %(schema)s
+-- name: bookkeeping
+create table if not exists pgfleet_migrations (
+    number     integer primary key,
+    name       text not null,
+    checksum   text not null,
+    applied_at timestamptz not null default now()
+)
+-- name: applied
+select number, name, checksum from pgfleet_migrations
+-- name: record
+insert into pgfleet_migrations (number, name, checksum) values (%(number)s, %(name)s, %(checksum)s)
+on conflict (number) do update set name = excluded.name, checksum = excluded.checksum, applied_at = now()
+-- name: pin_search_path
+-- A client with any search_path of its own may call our functions by their full name. pg_temp last: not named, it comes
+-- first, and a client's temporary table called tasks would get the rows.
+do $$
+declare
+    f regprocedure;
+begin
+    for f in
+        select p.oid from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+        where n.nspname = current_schema() and p.prokind = 'f' and p.xmin = pg_current_xact_id()::xid
+    loop
+        execute format('alter function %s set search_path = %s, pg_temp', f, current_setting('search_path'));
+    end loop;
+end $$

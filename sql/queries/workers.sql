@@ -1,0 +1,37 @@
+-- name: register
+select register_worker(%(worker)s, %(node)s, %(types)s, %(concurrency)s, %(lease)s, %(version)s)
+-- name: register_type
+select register_type(%(name)s, %(description)s, %(for_readers)s, %(max_retries)s, %(retry_delay)s, %(timeout)s)
+-- name: renew
+select renew_worker(%(worker)s)
+-- name: deregister
+select deregister_worker(%(worker)s)
+-- name: claim_front
+select * from claim_tasks(%s, %s, %s)
+-- name: claim_ids
+select * from claim_tasks(%s, %s, %s, ids => %s)
+-- name: claim_lanes
+select * from claim_tasks(%s, %s, %s, lane_types => %s, lane_priorities => %s, lane_after => %s)
+-- name: finish
+select finish_tasks(%s, %s, %s, %s::text[])
+-- name: finish_export
+select finish_export(%(worker)s, %(id)s, %(attempt)s, %(result)s,
+                     %(filename)s, %(owner_id)s, %(format)s, %(bytes)s, %(sha256)s)
+-- name: fail
+select status, run_at from fail_task(%(worker)s, %(id)s, %(attempt)s, %(error)s, %(error_detail)s, %(give_up)s, %(retry_in)s)
+-- name: release
+select release_tasks(%s, %s, %s)
+-- name: rescue
+select id, status, worker from rescue_tasks()
+-- name: promote
+select promoted, next_in from promote_tasks()
+-- name: set_sleeping
+select set_sleeping(%s, %s)
+-- name: is_quiet
+select fleet_is_quiet()
+-- name: listen
+listen task_created
+-- name: list
+select id, node, types, concurrency, version, started_at, renewed_at, lease_expires_at, sleeping, lost_at,
+       case when lost_at is not null or lease_expires_at < now() then 'lost' else 'live' end as status
+from workers order by started_at, id

@@ -1,0 +1,1 @@
+"""What the tests share: a server for the run, a database for each test, real processes, waiting without luck."""

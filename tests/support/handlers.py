@@ -1,0 +1,104 @@
+"""Handlers for the tests: each does one thing that a worker must cope with. Gates are files, so that any process opens them.
+
+A task's data may be ``{"gate": PATH}``: the handler writes PATH.begun and goes on once PATH exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from pgfleet_worker import GiveUp, RetryLater, Task, handler
+
+
+def _pass(task: Task) -> None:
+    gate = Path(task.data["gate"])
+    Path(f"{gate}.begun").touch()
+    while not gate.exists() and not (task.cancelled and task.data.get("heeds")):
+        time.sleep(0.005)
+    if task.cancelled and task.data.get("heeds"):
+        raise RuntimeError("told to stop")
+
+
+@handler("echo")
+def echo(task: Task) -> Any:
+    """Gives back its data."""
+    return {"data": task.data, "attempt": task.attempt, "created_by": task.created_by}
+
+
+@handler("echo_async")
+async def echo_async(task: Task) -> Any:
+    """Gives back its data, from the event loop."""
+    await asyncio.sleep(0)
+    return {"data": task.data, "attempt": task.attempt}
+
+
+@handler("gated")
+def gated(task: Task) -> Any:
+    """Waits at its gate."""
+    _pass(task)
+    return {"attempt": task.attempt}
+
+
+@handler("gated_async")
+async def gated_async(task: Task) -> Any:
+    """Waits at its gate, on the event loop, until cancelled."""
+    gate = Path(task.data["gate"])
+    Path(f"{gate}.begun").touch()
+    while not gate.exists():
+        await asyncio.sleep(0.005)
+    return {"attempt": task.attempt}
+
+
+@handler("boom")
+def boom(task: Task) -> None:
+    """Raises an exception whose text is no reader's business."""
+    raise ValueError(f"secret of {task.data}\0\ud800")
+
+
+@handler("exits")
+def exits(task: Task) -> None:
+    """Raises SystemExit."""
+    raise SystemExit(3)
+
+
+@handler("gives_up", max_retries=5)
+def gives_up(task: Task) -> None:
+    """Knows that no retry can help."""
+    raise GiveUp("The ISBN 123 does not exist.")
+
+
+@handler("again_soon", max_retries=5, retry_delay=3600)
+def again_soon(task: Task) -> Any:
+    """Fails twice, asking for another go at once."""
+    if task.attempt < 3:
+        raise RetryLater("The server is busy.", seconds=0.05)
+    return {"attempt": task.attempt}
+
+
+@handler("unsayable")
+def unsayable(task: Task) -> Any:
+    """Returns what JSON can't say."""
+    return {1, 2}
+
+
+@handler("marks")
+def marks(task: Task) -> None:
+    """Appends its id to the file named in its data: a line for every run."""
+    line = f"{task.id} {task.attempt} {os.getpid()}\n".encode()
+    fd = os.open(task.data["file"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(fd, line)
+    finally:
+        os.close(fd)
+
+
+@handler("asks")
+def asks(task: Task) -> Any:
+    """Uses a connection of its own."""
+    with task.connect() as conn:
+        row = conn.execute("select count(*), current_setting('search_path') from tasks").fetchone()
+    return {"tasks": row[0] if row else None, "search_path": row[1] if row else None}

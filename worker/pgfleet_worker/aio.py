@@ -1,0 +1,68 @@
+"""The slots that run ``async def`` handlers: one event loop in one thread, started with the first such task."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+
+from pgfleet_worker.outcome import Claimed
+
+
+class AsyncSlots:
+    """Up to ``size`` coroutines at once; the rest of what was offered waits in the loop's own queue."""
+
+    def __init__(self, size: int, run: Callable[[Claimed], Awaitable[None]]) -> None:
+        self.size = size
+        self._run = run
+        self._queue: deque[Claimed] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        #: When each running coroutine began, by task id.
+        self.busy: dict[int, float] = {}
+
+    def offer(self, tasks: Iterable[Claimed]) -> None:
+        """Queue ``tasks`` and have the loop start what fits."""
+        self._queue.extend(tasks)
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="async-slots", daemon=True).start()
+        self._loop.call_soon_threadsafe(self._fill)
+
+    @property
+    def queued(self) -> int:
+        """Tasks that have not begun."""
+        return len(self._queue)
+
+    def take_back(self) -> list[Claimed]:
+        """Empty the queue: the tasks that have not begun."""
+        back = []
+        while True:
+            try:
+                back.append(self._queue.popleft())
+            except IndexError:
+                return back
+
+    def cancel(self) -> None:
+        """Cancel every running coroutine."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in self._tasks.values()])
+
+    def _fill(self) -> None:
+        while len(self._tasks) < self.size:
+            try:
+                claimed = self._queue.popleft()
+            except IndexError:
+                return
+            self.busy[claimed.id] = time.monotonic()
+            task = asyncio.ensure_future(self._run(claimed), loop=self._loop)
+            self._tasks[claimed.id] = task
+            task.add_done_callback(lambda _, id=claimed.id: self._done(id))  # type: ignore[misc]
+
+    def _done(self, id: int) -> None:
+        del self._tasks[id]
+        self.busy.pop(id, None)
+        if self._queue:
+            self._fill()

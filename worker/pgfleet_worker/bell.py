@@ -1,0 +1,129 @@
+"""The bell: this worker's ear on ``task_created``, and what wakes its loop from the inside."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+
+from psycopg.sql import SQL, Identifier
+
+from pgfleet import db, sql
+from pgfleet.settings import Settings
+
+#: More ids than this in one burst: the loop walks the queue instead of looking each up.
+MOST_IDS = 1000
+#: Seconds of silence after which the connection is asked whether it is still there: a half-open socket never says.
+PROBE = 10.0
+
+
+class Bell:
+    """A LISTEN connection and a socket pair, waited on together. Without ``listen`` only the pair."""
+
+    def __init__(self, settings: Settings, *, listen: bool = True) -> None:
+        self._settings = settings
+        self._listen = listen
+        self._conn: db.Connection | None = None
+        self._inner, self._outer = socket.socketpair()
+        self._inner.setblocking(False)
+        self._outer.setblocking(False)
+        self._heard = 0.0
+        #: Set while the loop waits: whoever has news then rings, else the loop will look anyway.
+        self.waiting = False
+        #: A burst held more ids than are worth looking up one by one.
+        self.overflow = False
+
+    def connect(self) -> bool:
+        """LISTEN, on a new connection; then test that a NOTIFY comes through. False: it doesn't (a pooler between)."""
+        self.disconnect()
+        if not self._listen:
+            return True
+        self._conn = db.connect(self._settings, "pgfleet listen")
+        self._conn.execute(sql.queries("workers")["listen"])
+        self._heard = time.monotonic()
+        return self._hears()
+
+    def disconnect(self) -> None:
+        """Close the LISTEN connection."""
+        if self._conn is not None:
+            self._conn.close()
+        self._conn = None
+
+    def close(self) -> None:
+        """Close everything."""
+        self.disconnect()
+        self._inner.close()
+        self._outer.close()
+
+    def fileno(self) -> int:
+        """The socket that :meth:`ring` writes to; a signal's wake-up fd too."""
+        return self._outer.fileno()
+
+    def ring(self) -> None:
+        """End the wait, from any thread."""
+        self.waiting = False
+        try:
+            self._outer.send(b"\0")
+        except (BlockingIOError, OSError):
+            return  # full: it has been rung already; closed: nobody waits
+
+    def wait(self, timeout: float) -> list[int]:
+        """Wait until notified, rung or ``timeout`` seconds have passed; answers the ids notified.
+
+        Raises what psycopg raises where the connection is lost.
+        """
+        socks: list[socket.socket | int] = [self._inner]
+        if self._conn is not None:
+            socks.append(self._conn.fileno())
+            timeout = min(timeout, PROBE)
+        ready, _, _ = select.select(socks, [], [], max(0.0, timeout))
+        self.waiting = False
+        if self._inner in ready:
+            self._drain()
+        if self._conn is None:
+            return []
+        if len(ready) - (self._inner in ready):
+            self._heard = time.monotonic()
+            return self._ids()
+        if time.monotonic() - self._heard > PROBE:
+            self._conn.execute("")
+            self._heard = time.monotonic()
+            return self._ids()
+        return []
+
+    def doze(self, timeout: float) -> None:
+        """Wait until rung or ``timeout`` seconds have passed, deaf to Postgres: for while it is away."""
+        ready, _, _ = select.select([self._inner], [], [], max(0.0, timeout))
+        self.waiting = False
+        if ready:
+            self._drain()
+
+    def _drain(self) -> None:
+        try:
+            while len(self._inner.recv(4096)) == 4096:
+                pass
+        except BlockingIOError:
+            return
+
+    def _ids(self) -> list[int]:
+        assert self._conn is not None  # noqa: S101
+        payloads = (note.payload for note in self._conn.notifies(timeout=0))
+        ids = [int(payload) for payload in payloads if payload.isdecimal() and len(payload) < 19]
+        self.overflow = self.overflow or len(ids) > MOST_IDS
+        return ids[:MOST_IDS]
+
+    def _hears(self, timeout: float = 2.0) -> bool:
+        assert self._conn is not None  # noqa: S101
+        channel = Identifier(f"pgfleet_{uuid.uuid4().hex}")
+        self._conn.execute(SQL("listen {}").format(channel))
+        with db.connect(self._settings, "pgfleet self-test") as other:
+            other.execute(SQL("notify {}").format(channel))
+        heard = any(True for _ in self._until(timeout))
+        self._conn.execute(SQL("unlisten {}").format(channel))
+        return heard
+
+    def _until(self, timeout: float) -> Iterator[object]:
+        assert self._conn is not None  # noqa: S101
+        return self._conn.notifies(timeout=timeout, stop_after=1)

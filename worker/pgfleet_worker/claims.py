@@ -1,0 +1,110 @@
+"""What to claim next: by notified id, behind the watermark of each lane, or from the queue's front.
+
+A lane is a (type, priority); its watermark is the last id this worker claimed there. Behind it the claim costs the same
+however many dead entries a long transaction keeps at the queue's front. What lands before it (a late commit, a retried
+task) or in a lane not yet known (another priority) is found by the id in its notification, or by a look from the front,
+which may have to walk all those dead entries: so such looks take at most a tenth of the time, whatever one costs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from pgfleet import db, sql
+from pgfleet.settings import Settings
+from pgfleet_worker.outcome import Claimed
+
+Lane = tuple[str, int]
+
+#: Lanes remembered; the least recently used are dropped and found again from the front.
+MOST_LANES = 32
+#: A look from the front may take this part of the time...
+FRONT_SHARE = 0.1
+#: ...and while the lanes are full comes no more often than this, in seconds: what bounds a newcomer's wait.
+FRONT_PAUSE = 0.05
+
+
+class Claims:
+    """Claims over one connection. ``types`` is what the worker serves."""
+
+    def __init__(self, settings: Settings, types: Sequence[str]) -> None:
+        self._settings = settings
+        self._types = list(types)
+        self._queries = sql.queries("workers")
+        self._lanes: dict[Lane, int] = {}
+        self._notified: dict[Lane, int] = {}
+        self._front_due = 0.0
+        self.conn: db.Connection | None = None
+
+    def connect(self) -> db.Connection:
+        """Connect anew. What a crash can lose of a commit here is a claim: the task is still fresh, and fenced."""
+        self.close()
+        self.conn = db.connect(self._settings, "pgfleet claim", synchronous_commit="off")
+        self._lanes.clear()
+        self._notified.clear()
+        self._front_due = 0.0
+        return self.conn
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self.conn is not None:
+            self.conn.close()
+        self.conn = None
+
+    def notified(self, worker: str, ids: Sequence[int], quantity: int) -> list[Claimed]:
+        """Claim of ``ids`` what is still ready and ours to take.
+
+        Tells nothing of what lies before these ids: they become watermarks only once a look found no more.
+        """
+        claimed = self._claim("claim_ids", (worker, self._types, quantity, list(ids)))
+        _raise(self._notified, claimed)
+        return claimed
+
+    def next(self, worker: str, quantity: int, types: Sequence[str] | None = None) -> list[Claimed]:
+        """Claim up to ``quantity`` tasks, of ``types`` only where given: from the front when that look is due, else
+        behind the watermarks."""
+        if time.monotonic() >= self._front_due:
+            return self.front(worker, quantity, types)
+        lanes = [lane for lane in self._lanes if types is None or lane[0] in types]
+        if not lanes:
+            return []
+        arguments = ([t for t, _ in lanes], [p for _, p in lanes], [self._lanes[lane] for lane in lanes])
+        claimed = self._claim("claim_lanes", (worker, self._types, quantity, *arguments))
+        self._advance(claimed, exhausted=len(claimed) < quantity, types=types)
+        return claimed
+
+    def front(self, worker: str, quantity: int, types: Sequence[str] | None = None) -> list[Claimed]:
+        """Claim from the queue's front, whatever that costs, and set when the next such look is due."""
+        began = time.monotonic()
+        claimed = self._claim("claim_front", (worker, list(types or self._types), quantity))
+        ended = time.monotonic()
+        self._front_due = ended + max(FRONT_PAUSE, (ended - began) / FRONT_SHARE)
+        self._advance(claimed, exhausted=len(claimed) < quantity, types=types)
+        return claimed
+
+    def look_from_the_front(self, *, if_affordable: bool = False) -> None:
+        """Make the next :meth:`next` a look from the front; with ``if_affordable`` only if its share of time allows."""
+        if not if_affordable:
+            self._front_due = 0.0
+
+    def _claim(self, query: str, arguments: tuple[object, ...]) -> list[Claimed]:
+        assert self.conn is not None  # noqa: S101
+        with db.ours():
+            rows = self.conn.execute(self._queries[query], arguments, prepare=True, binary=True).fetchall()
+        return [Claimed._make(row) for row in rows]
+
+    def _advance(self, claimed: list[Claimed], *, exhausted: bool, types: Sequence[str] | None) -> None:
+        _raise(self._lanes, claimed)
+        if exhausted and types is None:
+            for lane, id in self._notified.items():
+                self._lanes[lane] = max(id, self._lanes.get(lane, id))
+            self._notified.clear()
+        while len(self._lanes) > MOST_LANES:
+            del self._lanes[next(iter(self._lanes))]
+
+
+def _raise(lanes: dict[Lane, int], claimed: list[Claimed]) -> None:
+    # In the order claimed, a lane's ids ascend: the last one stands.
+    for task in claimed:
+        lanes[task.type, task.priority] = task.id

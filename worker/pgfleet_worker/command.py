@@ -1,0 +1,54 @@
+"""``pgfleet worker``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from pgfleet import log
+from pgfleet.settings import from_env
+from pgfleet_worker.handler import load
+from pgfleet_worker.loop import Worker
+
+
+def _names(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...] | None:
+    names = tuple(name.strip() for part in value for name in part.split(",") if name.strip())
+    return names or None
+
+
+@click.command()
+@click.option("--nickname", help="The name before the colon in the worker's nickname:UUID.")
+@click.option(
+    "--types", multiple=True, callback=_names, help="Task types to take, comma-separated; default: all it can."
+)
+@click.option("--concurrency", type=click.IntRange(1, 10_000), help="Tasks to run at once.")
+@click.option("--handlers", multiple=True, callback=_names, help="Modules with handlers, comma-separated.")
+@click.option("--no-listen", is_flag=True, help="Only poll: for a pooler in transaction mode, which loses LISTEN.")
+def worker(
+    nickname: str | None,
+    types: tuple[str, ...] | None,
+    concurrency: int | None,
+    handlers: tuple[str, ...] | None,
+    no_listen: bool,
+) -> None:
+    """Take tasks and do them, until SIGTERM or Ctrl-C."""
+    settings = from_env(nickname=nickname, types=types, concurrency=concurrency, handlers=handlers)
+    settings.require_database()
+    log.configure(settings)
+    sys.path.insert(0, "")  # --handlers names modules of the folder it is started in, as `python -m` would
+    process = Worker(settings, load(settings.handlers, settings.types), listen=not no_listen)
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        process.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    process.run()
+    # Threads that outlived the grace period must not keep the process: their tasks have been given back.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -1,0 +1,299 @@
+"""The worker's loop: look, claim, hand out, sleep. Every verb is a function below or next door."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable
+
+import psycopg
+
+from pgfleet import db, log, migrate, sql
+from pgfleet.errors import DatabaseAway, LostWorker
+from pgfleet.settings import Settings
+from pgfleet_worker.aio import AsyncSlots
+from pgfleet_worker.attempt import Attempts
+from pgfleet_worker.backoff import Backoff
+from pgfleet_worker.bell import Bell
+from pgfleet_worker.claims import Claims
+from pgfleet_worker.handler import Handler
+from pgfleet_worker.lease import Lease
+from pgfleet_worker.outcome import Claimed, Released
+from pgfleet_worker.room import Room
+from pgfleet_worker.settle import Settler
+from pgfleet_worker.slots import ThreadSlots
+
+#: Seconds of work without a pause after which the worker says that nobody need wake it, and of idleness the other way.
+BUSY = IDLE = 0.1
+#: Seconds between looks while idle but not yet asleep, and while some creator's transaction is still open unheard.
+NAP = 0.005
+VIGIL = 0.02
+#: Seconds between two looks at the slots while tasks are queued for them.
+TICK = 0.002
+
+
+class Worker:
+    """One worker process. :meth:`run` returns after :meth:`stop`, once everything it held is settled or given back."""
+
+    def __init__(self, settings: Settings, handlers: dict[str, Handler], *, listen: bool = True) -> None:
+        self._settings = settings
+        self._handlers = handlers
+        self._log = log.get()
+        self._queries = sql.queries("workers")
+        self._bell = Bell(settings, listen=listen)
+        self._claims = Claims(settings, list(handlers))
+        self._lease = Lease(settings, self._log, self._bell.ring)
+        self._settler = Settler(settings, self._log, self._settled)
+        self._attempts = Attempts(settings, self._log, handlers, self._settler.put)
+        self._threads = ThreadSlots(settings.concurrency, self._attempts.run)
+        self._coroutines = AsyncSlots(settings.concurrency, self._attempts.run_async)
+        self._async = {name for name, handler in handlers.items() if handler.is_async}
+        self._room = Room(settings.concurrency, self._attempts.paces)
+        self._notified: list[int] = []
+        self._promote_due = 0.0
+        self._poll_due = 0.0
+        self._active_since = 0.0
+        self._idle_since = 0.0
+        self._asleep = True  # what the workers table says of us
+        self._looking = True  # asleep by our own word, but somebody may have created a task before hearing it
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Begin the shutdown; may be called from a signal handler or any thread."""
+        self._stopping = True
+        self._bell.ring()
+
+    def run(self) -> None:
+        """Work until stopped. Raises only what makes a start impossible: a schema that isn't there."""
+        self._start()
+        while not self._stopping:
+            try:
+                self._turn()
+            except LostWorker:
+                self._lose_everything()
+            except (psycopg.Error, DatabaseAway) as error:
+                self._recover(error)
+        self._shut_down()
+
+    def _turn(self) -> None:
+        if self._lease.lost:
+            raise LostWorker(f"Worker {self._lease.worker} has lost its lease.")
+        self._promote()
+        claimed = self._claim()
+        self._hand_out(claimed)
+        self._tend()
+        self._rest(bool(claimed))
+
+    # -- look and claim
+
+    def _promote(self) -> None:
+        if time.monotonic() < self._promote_due:
+            return
+        assert self._claims.conn is not None  # noqa: S101
+        row = self._claims.conn.execute(self._queries["promote"], prepare=True).fetchone()
+        next_in = row[1] if row and row[1] is not None else self._settings.poll
+        self._promote_due = time.monotonic() + min(next_in, self._settings.poll)
+
+    def _claim(self) -> list[Claimed]:
+        worker, room = self._attempts.worker, self._room.measure(self._threads, self._coroutines)
+        claimed: list[Claimed] = []
+        if self._notified and room.any:
+            ids, self._notified = self._notified, []
+            claimed = self._claims.notified(worker, ids, room.any)
+            if len(claimed) < len(ids):  # somebody else has them, or they are not due: then we must know when
+                self._promote_due = min(self._promote_due, time.monotonic() + NAP)
+            if claimed:
+                self._room.took(len(claimed))
+                return claimed  # start them first; what else there may be is looked for in the next turn
+        if room.any >= room.least:
+            claimed = self._claims.next(worker, room.any)
+        elif room.short >= room.least and room.short_types:
+            claimed = self._claims.next(worker, room.short, room.short_types)
+        self._room.took(len(claimed))
+        return claimed
+
+    def _hand_out(self, claimed: list[Claimed]) -> None:
+        if not claimed:
+            return
+        # After a crash of Postgres that lost a claim, the same attempt may come to us again while it still runs.
+        again = [task for task in claimed if task.id in self._attempts.running]
+        if again:
+            self._room.dropped(len(again))
+            claimed = [task for task in claimed if task.id not in self._attempts.running]
+        for_threads = [task for task in claimed if task.type not in self._async] if self._async else claimed
+        if for_threads:
+            self._threads.offer(for_threads, self._room.threads_for(for_threads))
+        if len(for_threads) < len(claimed):
+            self._coroutines.offer(task for task in claimed if task.type in self._async)
+
+    def _tend(self) -> None:
+        """See to the slots: more threads where those at work are stuck; what can't start soon goes back."""
+        if not self._threads.queued and not self._coroutines.queued:
+            return
+        self._threads.wake(self._room.threads_lacking(self._threads))
+        if self._room.held_up(self._threads, self._coroutines):
+            self._give_back(self._threads.take_back() + self._coroutines.take_back())
+
+    def _give_back(self, tasks: Iterable[Claimed]) -> None:
+        for task in tasks:
+            self._settler.put(Released(task.id, task.attempt, self._attempts.worker))
+
+    def _settled(self, count: int) -> None:
+        self._room.gave_back(count)
+        if self._bell.waiting:
+            self._bell.ring()
+
+    # -- sleep
+
+    def _rest(self, worked: bool) -> None:
+        now = time.monotonic()
+        if worked or self._room.is_full:
+            self._idle_since = now
+            if self._asleep and now - self._active_since > BUSY:
+                self._say_asleep(False)
+            self._listen(self._pause_at_work(worked))
+        else:
+            self._active_since = now
+            self._listen(self._pause_when_idle(now))
+
+    def _pause_at_work(self, worked: bool) -> float:
+        if self._room.has_more(worked):
+            return 0.0
+        return TICK if self._threads.queued or self._coroutines.queued else self._settings.poll
+
+    def _pause_when_idle(self, now: float) -> float:
+        if not self._asleep:
+            if now - self._idle_since < IDLE:
+                return NAP
+            self._say_asleep(True)
+            self._looking = True
+        if self._looking:
+            # Whoever created before hearing that we sleep told nobody: look once more, when all of them have committed.
+            if not self._is_quiet():
+                return VIGIL
+            self._looking = False
+            self._claims.look_from_the_front()
+            return 0.0
+        if now >= self._poll_due:
+            self._poll_due = now + self._settings.poll * random.uniform(0.8, 1.0)  # noqa: S311 - spreads the fleet
+            self._claims.look_from_the_front(if_affordable=True)
+            return 0.0
+        return min(self._poll_due, self._promote_due) - now
+
+    def _listen(self, timeout: float) -> None:
+        self._bell.waiting = timeout > 0
+        if timeout > 0 and (self._room.changed or self._stopping):
+            timeout = 0.0
+        self._notified += self._bell.wait(timeout)
+
+    def _say_asleep(self, asleep: bool) -> None:
+        assert self._claims.conn is not None  # noqa: S101
+        self._claims.conn.execute(self._queries["set_sleeping"], (self._attempts.worker, asleep), prepare=True)
+        self._asleep = asleep
+
+    def _is_quiet(self) -> bool:
+        assert self._claims.conn is not None  # noqa: S101
+        row = self._claims.conn.execute(self._queries["is_quiet"], prepare=True).fetchone()
+        return bool(row and row[0])
+
+    # -- begin, recover, end
+
+    def _start(self) -> None:
+        waiting = Backoff()
+        while not self._stopping:
+            try:
+                with db.connect(self._settings, "pgfleet worker") as conn:
+                    migrate.require_current(conn, self._settings)
+                self._connect()
+                return
+            except (psycopg.Error, DatabaseAway) as error:
+                if not db.is_away(error):
+                    raise
+                self._pause(waiting, error)
+
+    def _connect(self) -> None:
+        """LISTEN first, then everything else: what is created meanwhile is either heard or found."""
+        if not self._bell.connect():
+            self._log.warning(
+                "notify.silent", poll=self._settings.poll, hint="A pooler in transaction mode? See --no-listen."
+            )
+        conn = self._claims.connect()
+        if not self._attempts.worker:
+            self._attempts.worker = self._lease.register(conn, self._handlers.values())
+            self._log.info(
+                "worker.registered",
+                worker=self._attempts.worker,
+                node=self._settings.node,
+                types=sorted(self._handlers),
+                concurrency=self._settings.concurrency,
+            )
+        self._lease.renew(conn)
+        self._asleep = False  # whatever the table says after a crash: say it anew when it is so
+        self._say_asleep(False)
+        self._poll_due = self._promote_due = self._idle_since = 0.0
+
+    def _recover(self, error: Exception) -> None:
+        """Postgres is away, or a connection was cut: what runs, runs on; connect anew, LISTEN, look."""
+        self._give_back(self._threads.take_back() + self._coroutines.take_back())
+        waiting = Backoff()
+        while not self._stopping:
+            self._pause(waiting, error)
+            try:
+                self._connect()
+            except LostWorker:
+                self._lose_everything()
+                return
+            except (psycopg.Error, DatabaseAway) as again:
+                error = again
+            else:
+                self._log.info("database.back")
+                return
+
+    def _pause(self, waiting: Backoff, error: Exception) -> None:
+        pause = waiting.next()
+        self._log.warning("database.away", error=str(error), pause=round(pause, 3))
+        until = time.monotonic() + pause
+        while not self._stopping and time.monotonic() < until:
+            self._bell.doze(until - time.monotonic())
+
+    def _lose_everything(self) -> None:
+        """Our lease lapsed and our tasks are others' now: drop the work, register under a new id."""
+        lost = self._lease.worker
+        dropped = self._threads.take_back() + self._coroutines.take_back()
+        self._room.dropped(len(dropped))
+        for task in list(self._attempts.running.values()):
+            task.cancelled = True
+        self._coroutines.cancel()
+        self._attempts.worker = ""
+        self._log.error("worker.lost", worker=lost, queued=len(dropped), running=len(self._attempts.running))
+        try:
+            self._connect()
+        except (psycopg.Error, DatabaseAway) as error:
+            self._recover(error)
+
+    def _shut_down(self) -> None:
+        """Give back what has not begun, let what runs finish, give back the rest; the heartbeat ends last."""
+        self._log.info("worker.stopping", worker=self._attempts.worker, running=len(self._attempts.running))
+        self._give_back(self._threads.take_back() + self._coroutines.take_back())
+        deadline = time.monotonic() + self._settings.grace
+        self._settle_until(deadline)
+        self._attempts.stopping = True
+        left = list(self._attempts.running.values())
+        for task in left:
+            task.cancelled = True
+        self._coroutines.cancel()
+        if left:
+            self._log.warning("worker.grace_over", running=len(left))
+            self._settle_until(time.monotonic() + 1.0)
+        self._threads.close()
+        self._settler.close(timeout=self._settings.database_timeout)
+        self._lease.end()
+        self._claims.close()
+        self._bell.close()
+        self._log.info("worker.stopped", worker=self._attempts.worker)
+
+    def _settle_until(self, deadline: float) -> None:
+        while self._room.held and time.monotonic() < deadline:
+            self._bell.waiting = True
+            if self._room.held:
+                self._bell.doze(min(0.05, deadline - time.monotonic()))
