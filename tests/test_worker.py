@@ -201,7 +201,8 @@ def test_a_worker_that_only_polls_finds_its_tasks(database: Database, processes:
     process = worker(processes, "--types", "echo", "--no-listen")
     assert wait_until(ended(conn, tasks.create(conn, "echo", created_by=1)))["status"] == "success"
     listening = conn.execute(
-        "select count(*) from pg_stat_activity where application_name = 'pgfleet listen'"
+        "select count(*) from pg_stat_activity"
+        " where application_name = 'pgfleet listen' and datname = current_database()"
     ).fetchone()
     assert listening == (0,)
     assert process.stop() == 0

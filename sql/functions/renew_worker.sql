@@ -1,5 +1,6 @@
 -- A heartbeat: the lease runs anew from the database's now. Refused once a rescuer has declared the worker lost.
-create or replace function renew_worker(worker text) returns void language plpgsql as $$
+-- Answers the worker's place among the live ones and their number, by which a crowd takes turns (worker/README.md).
+create or replace function renew_worker(worker text, out place integer, out alive integer) language plpgsql as $$
 begin
     update workers w set renewed_at = now(), lease_expires_at = now() + w.lease
     where w.id = renew_worker.worker and w.lost_at is null;
@@ -7,4 +8,6 @@ begin
         raise exception 'Worker % has lost its lease.', worker using
             errcode = 'PF005', hint = 'Drop its work and register under a new UUID.';
     end if;
+    select count(*) filter (where w.id < renew_worker.worker), count(*) into place, alive
+    from workers w where w.lost_at is null and w.lease_expires_at > now();
 end $$;

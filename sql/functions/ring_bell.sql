@@ -3,7 +3,7 @@ create or replace function ring_bell(ids bigint[]) returns void language plpgsql
 begin
     if current_setting('transaction_isolation') = 'read committed' then
         perform pg_advisory_xact_lock_shared(7437, 'tasks'::regclass::oid::integer);
-        if not fleet_sleeps() then
+        if fleet_sleepers() = 0 then
             return;
         end if;
     end if;

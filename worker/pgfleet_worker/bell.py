@@ -20,11 +20,10 @@ PROBE = 10.0
 
 
 class Bell:
-    """A LISTEN connection and a socket pair, waited on together. Without ``listen`` only the pair."""
+    """A LISTEN connection, once :meth:`connect` has made it, and a socket pair, waited on together."""
 
-    def __init__(self, settings: Settings, *, listen: bool = True) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._listen = listen
         self._conn: db.Connection | None = None
         self._inner, self._outer = socket.socketpair()
         self._inner.setblocking(False)
@@ -32,14 +31,11 @@ class Bell:
         self._heard = 0.0
         #: Set while the loop waits: whoever has news then rings, else the loop will look anyway.
         self.waiting = False
-        #: A burst held more ids than are worth looking up one by one.
-        self.overflow = False
+        self._overflow = False
 
     def connect(self) -> bool:
         """LISTEN, on a new connection; then test that a NOTIFY comes through. False: it doesn't (a pooler between)."""
         self.disconnect()
-        if not self._listen:
-            return True
         self._conn = db.connect(self._settings, "pgfleet listen")
         self._conn.execute(sql.queries("workers")["listen"])
         self._heard = time.monotonic()
@@ -93,6 +89,11 @@ class Bell:
             return self._ids()
         return []
 
+    def overflowed(self) -> bool:
+        """Did a burst since the last call hold more ids than are worth looking up one by one?"""
+        overflow, self._overflow = self._overflow, False
+        return overflow
+
     def doze(self, timeout: float) -> None:
         """Wait until rung or ``timeout`` seconds have passed, deaf to Postgres: for while it is away."""
         ready, _, _ = select.select([self._inner], [], [], max(0.0, timeout))
@@ -111,7 +112,7 @@ class Bell:
         assert self._conn is not None  # noqa: S101
         payloads = (note.payload for note in self._conn.notifies(timeout=0))
         ids = [int(payload) for payload in payloads if payload.isdecimal() and len(payload) < 19]
-        self.overflow = self.overflow or len(ids) > MOST_IDS
+        self._overflow = self._overflow or len(ids) > MOST_IDS
         return ids[:MOST_IDS]
 
     def _hears(self, timeout: float = 2.0) -> bool:

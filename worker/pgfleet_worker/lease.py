@@ -36,6 +36,8 @@ class Lease:
         self._thread: threading.Thread | None = None
         self.worker = ""
         self.lost = False
+        #: This worker's place among the live ones, and their number; as of the last heartbeat.
+        self.place, self.alive = 0, 1
 
     def register(self, conn: db.Connection, handlers: Iterable[Handler]) -> str:
         """Register under a new id, with the types served; answers the id. The heartbeat begins with the first call."""
@@ -71,7 +73,9 @@ class Lease:
 
     def renew(self, conn: db.Connection) -> None:
         """Renew at once, over ``conn``: after a reconnect a claim needs a lease that has not lapsed."""
-        db.call(conn, self._queries["renew"], worker=self.worker)
+        row = db.call(conn, self._queries["renew"], worker=self.worker).fetchone()
+        if row:
+            self.place, self.alive = row
 
     def end(self) -> None:
         """Stop the heartbeat and leave the fleet: what the worker still holds is free for others at once."""
@@ -96,15 +100,17 @@ class Lease:
         pause = Backoff(0.1, self._settings.heartbeat)
         due = time.monotonic() + self._settings.heartbeat
         while not self._stop.wait(max(0.0, due - time.monotonic())):
+            worker = self.worker
             try:
                 if not self.lost:
-                    db.call(self._connection(), self._queries["renew"], worker=self.worker)
+                    self.renew(self._connection())
                 self._rescue()
                 pause.reset()
                 due = time.monotonic() + self._settings.heartbeat
             except LostWorker:
-                self.lost = True
-                self._on_lost()
+                if worker == self.worker:  # else the loop has noticed first, and registered anew
+                    self.lost = True
+                    self._on_lost()
             except (psycopg.Error, DatabaseAway) as error:
                 wait = pause.next()
                 self._log.warning("heartbeat.missed", error=str(error), pause=round(wait, 3))

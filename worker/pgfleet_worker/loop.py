@@ -22,6 +22,7 @@ from pgfleet_worker.outcome import Claimed, Released
 from pgfleet_worker.room import Room
 from pgfleet_worker.settle import Settler
 from pgfleet_worker.slots import ThreadSlots
+from pgfleet_worker.turns import Turns
 
 #: Seconds of work without a pause after which the worker says that nobody need wake it, and of idleness the other way.
 BUSY = IDLE = 0.1
@@ -30,6 +31,8 @@ NAP = 0.005
 VIGIL = 0.02
 #: Seconds between two looks at the slots while tasks are queued for them.
 TICK = 0.002
+#: Seconds between looks of a worker that no notification reaches.
+DEAF_POLL = 0.25
 
 
 class Worker:
@@ -40,7 +43,9 @@ class Worker:
         self._handlers = handlers
         self._log = log.get()
         self._queries = sql.queries("workers")
-        self._bell = Bell(settings, listen=listen)
+        self._bell = Bell(settings)
+        self._listens = listen
+        self._deaf = not listen
         self._claims = Claims(settings, list(handlers))
         self._lease = Lease(settings, self._log, self._bell.ring)
         self._settler = Settler(settings, self._log, self._settled)
@@ -50,10 +55,12 @@ class Worker:
         self._async = {name for name, handler in handlers.items() if handler.is_async}
         self._room = Room(settings.concurrency, self._attempts.paces)
         self._notified: list[int] = []
+        self._turns = Turns(settings.concurrency)
         self._promote_due = 0.0
         self._poll_due = 0.0
         self._active_since = 0.0
         self._idle_since = 0.0
+        self._look = True  # is there reason to look beyond the ids notified? Idle and asleep there is none
         self._asleep = True  # what the workers table says of us
         self._looking = True  # asleep by our own word, but somebody may have created a task before hearing it
         self._stopping = False
@@ -91,8 +98,11 @@ class Worker:
             return
         assert self._claims.conn is not None  # noqa: S101
         row = self._claims.conn.execute(self._queries["promote"], prepare=True).fetchone()
-        next_in = row[1] if row and row[1] is not None else self._settings.poll
-        self._promote_due = time.monotonic() + min(next_in, self._settings.poll)
+        promoted, next_in = row or (0, None)
+        self._look = self._look or promoted > 0
+        self._promote_due = time.monotonic() + min(
+            next_in if next_in is not None else self._settings.poll, self._settings.poll
+        )
 
     def _claim(self) -> list[Claimed]:
         worker, room = self._attempts.worker, self._room.measure(self._threads, self._coroutines)
@@ -103,13 +113,16 @@ class Worker:
             if len(claimed) < len(ids):  # somebody else has them, or they are not due: then we must know when
                 self._promote_due = min(self._promote_due, time.monotonic() + NAP)
             if claimed:
-                self._room.took(len(claimed))
+                self._room.took(len(claimed), more=True)
                 return claimed  # start them first; what else there may be is looked for in the next turn
+        if not self._look:
+            return claimed
+        asked = 0
         if room.any >= room.least:
-            claimed = self._claims.next(worker, room.any)
+            claimed = self._claims.next(worker, asked := room.any)
         elif room.short >= room.least and room.short_types:
-            claimed = self._claims.next(worker, room.short, room.short_types)
-        self._room.took(len(claimed))
+            claimed = self._claims.next(worker, asked := room.short, room.short_types)
+        self._room.took(len(claimed), more=len(claimed) == asked)
         return claimed
 
     def _hand_out(self, claimed: list[Claimed]) -> None:
@@ -149,22 +162,28 @@ class Worker:
         now = time.monotonic()
         if worked or self._room.is_full:
             self._idle_since = now
+            self._look = True
             if self._asleep and now - self._active_since > BUSY:
                 self._say_asleep(False)
             self._listen(self._pause_at_work(worked))
         else:
             self._active_since = now
+            self._look = True
             self._listen(self._pause_when_idle(now))
 
     def _pause_at_work(self, worked: bool) -> float:
-        if self._room.has_more(worked):
+        if self._room.has_more:
             return 0.0
-        return TICK if self._threads.queued or self._coroutines.queued else self._settings.poll
+        if worked or self._threads.queued or self._coroutines.queued:
+            return TICK  # time for a batch to gather
+        return self._settings.poll
 
     def _pause_when_idle(self, now: float) -> float:
         if not self._asleep:
             if now - self._idle_since < IDLE:
                 return NAP
+            if self._deaf:
+                return min(self._settings.poll, DEAF_POLL)
             self._say_asleep(True)
             self._looking = True
         if self._looking:
@@ -172,19 +191,24 @@ class Worker:
             if not self._is_quiet():
                 return VIGIL
             self._looking = False
+            self._promote_due = 0.0  # a delayed task may have come as unheard as any
             self._claims.look_from_the_front()
             return 0.0
         if now >= self._poll_due:
             self._poll_due = now + self._settings.poll * random.uniform(0.8, 1.0)  # noqa: S311 - spreads the fleet
             self._claims.look_from_the_front(if_affordable=True)
             return 0.0
-        return min(self._poll_due, self._promote_due) - now
+        self._look = False
+        return min(self._poll_due, self._promote_due, self._turns.due) - now
 
     def _listen(self, timeout: float) -> None:
         self._bell.waiting = timeout > 0
         if timeout > 0 and (self._room.changed or self._stopping):
             timeout = 0.0
-        self._notified += self._bell.wait(timeout)
+        heard = self._bell.wait(timeout)
+        if self._bell.overflowed():
+            self._look = True
+        self._notified += self._turns.take(heard, self._lease.place, self._lease.alive)
 
     def _say_asleep(self, asleep: bool) -> None:
         assert self._claims.conn is not None  # noqa: S101
@@ -213,9 +237,11 @@ class Worker:
 
     def _connect(self) -> None:
         """LISTEN first, then everything else: what is created meanwhile is either heard or found."""
-        if not self._bell.connect():
+        if self._listens and not self._bell.connect():
+            self._deaf = True
             self._log.warning(
-                "notify.silent", poll=self._settings.poll, hint="A pooler in transaction mode? See --no-listen."
+                "notify.silent",
+                hint="No NOTIFY comes through: a pooler in transaction mode? Polling instead; --no-listen says so at once.",
             )
         conn = self._claims.connect()
         if not self._attempts.worker:
@@ -228,6 +254,7 @@ class Worker:
                 concurrency=self._settings.concurrency,
             )
         self._lease.renew(conn)
+        self._look = True
         self._asleep = False  # whatever the table says after a crash: say it anew when it is so
         self._say_asleep(False)
         self._poll_due = self._promote_due = self._idle_since = 0.0

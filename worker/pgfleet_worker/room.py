@@ -52,7 +52,7 @@ class Room:
         self._seen = 0
         self._wanted = 0
         self._least = 1
-        self._got = 0
+        self._more = False
         self._rate = 0.0
         self._window = (time.monotonic(), 0)
         self._moved = (0.0, 0)
@@ -63,10 +63,11 @@ class Room:
         """Tasks claimed and not yet settled."""
         return self._claimed - self._settled - self._loop_gave_back
 
-    def took(self, count: int) -> None:
-        """``count`` more were claimed."""
+    def took(self, count: int, *, more: bool) -> None:
+        """``count`` more were claimed; ``more``: there may be others ready."""
         self._claimed += count
-        self._got = count
+        self._wanted -= count
+        self._more = more and count > 0
 
     def gave_back(self, count: int) -> None:
         """``count`` were settled (the settler says)."""
@@ -104,9 +105,10 @@ class Room:
         """Has anything been settled since the last measure?"""
         return self._settled != self._seen
 
-    def has_more(self, worked: bool) -> bool:
-        """Is it worth looking again at once: did the last claim bring all it asked for, and is there room?"""
-        return worked and self._wanted - self._got >= self._least
+    @property
+    def has_more(self) -> bool:
+        """Is it worth looking again at once: may there be more, and is there room?"""
+        return self._more and self._wanted >= self._least
 
     def threads_for(self, tasks: Sequence[Claimed]) -> int:
         """How many threads to wake for ``tasks``."""
