@@ -102,3 +102,10 @@ def asks(task: Task) -> Any:
     with task.connect() as conn:
         row = conn.execute("select count(*), current_setting('search_path') from tasks").fetchone()
     return {"tasks": row[0] if row else None, "search_path": row[1] if row else None}
+
+
+@handler("mostly_short")
+def mostly_short(task: Task) -> None:
+    """Nothing, but for the task that has a gate."""
+    if task.data and "gate" in task.data:
+        _pass(task)

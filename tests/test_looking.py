@@ -1,0 +1,95 @@
+"""No task is left unseen: whoever created it, whenever it was committed, whoever heard of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pgfleet import tasks
+from tests.support.database import Database
+from tests.support.processes import Processes
+from tests.test_worker import ended, register, worker
+from tests.test_worker_ends import begun
+
+Wait = Callable[..., Any]
+
+
+def sleeping(conn: Any) -> Callable[[], bool]:
+    return lambda: conn.execute("select bool_and(sleeping) from workers").fetchone() == (True,)
+
+
+def test_a_task_whose_creator_died_before_the_notify_is_found_by_the_poll(
+    database: Database, processes: Processes, wait_until: Wait
+) -> None:
+    conn = database.connect()
+    worker(processes, "--types", "echo", settings=database.settings(poll=0.3))
+    wait_until(sleeping(conn))
+    api = database.connect()
+    id, _ = tasks.insert(api, "echo", created_by=1)
+    api.close()
+    assert wait_until(ended(conn, id))["status"] == "success"
+
+
+def test_a_task_created_unheard_in_an_open_transaction_is_seen_before_the_worker_sleeps(
+    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
+) -> None:
+    conn, foreign, ear = database.connect(), database.connect(autocommit=False), database.connect()
+    gate = tmp_path / "gate"
+    worker(processes, "--types", "gated,echo", "--concurrency", "1", settings=database.settings(poll=600))
+    tasks.create(conn, "gated", {"gate": str(gate)}, created_by=1)
+    wait_until(begun(gate))
+    wait_until(lambda: not sleeping(conn)())
+    ear.execute("listen task_created")
+    unheard = tasks.create(foreign, "echo", created_by=1)
+    gate.touch()
+    wait_until(sleeping(conn))  # it says so, and goes on looking until the foreign transaction has ended
+    foreign.commit()
+    assert wait_until(ended(conn, unheard))["status"] == "success"
+    assert [note.payload for note in ear.notifies(timeout=0)] == []
+
+
+def test_an_insert_that_commits_late_is_done_although_the_watermark_has_passed_it(
+    database: Database, processes: Processes, wait_until: Wait
+) -> None:
+    conn, late = database.connect(), database.connect(autocommit=False)
+    worker(processes, "--types", "echo", settings=database.settings(poll=600))
+    wait_until(sleeping(conn))
+    early = tasks.create(late, "echo", created_by=1)
+    for n in range(20):
+        wait_until(ended(conn, tasks.create(conn, "echo", n, created_by=1)))
+    late.commit()
+    assert wait_until(ended(conn, early))["status"] == "success"
+
+
+def test_a_bulk_larger_than_its_notifications_is_done_without_a_poll(
+    database: Database, processes: Processes, wait_until: Wait
+) -> None:
+    conn = database.connect()
+    for _ in range(2):
+        worker(processes, "--types", "echo", "--concurrency", "2", settings=database.settings(poll=600))
+    wait_until(sleeping(conn))
+    tasks.create_many(conn, "echo", range(1500), created_by=1)
+    wait_until(lambda: tasks.find(conn, status=["success"]).total == 1500)
+
+
+def test_short_tasks_claimed_ahead_do_not_wait_behind_a_long_one_while_another_worker_idles(
+    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
+) -> None:
+    conn = database.connect()
+    register(conn, "mostly_short")
+    here = database.settings(poll=600)
+    gate = tmp_path / "gate"
+    first = worker(processes, "--nickname", "a", "--types", "mostly_short", "--concurrency", "1", settings=here)
+    tasks.create_many(conn, "mostly_short", [None] * 2000, created_by=1)
+    wait_until(lambda: tasks.find(conn, status=["success"]).total == 2000)
+    long, *short = tasks.create_many(conn, "mostly_short", [{"gate": str(gate)}] + [None] * 50, created_by=1)
+    wait_until(begun(gate))
+    first.wait_for_event("task.released")
+    worker(processes, "--nickname", "b", "--types", "mostly_short", "--concurrency", "1", settings=here)
+    for id in short:
+        row = wait_until(ended(conn, id))
+        assert row["worker"].startswith("b:")
+    assert tasks.get(conn, long)["status"] == "started"
+    gate.touch()
+    assert wait_until(ended(conn, long))["attempt"] == 1

@@ -1,0 +1,132 @@
+"""At a million rows every transition of the protocol reads the rows it touches and no others, whatever the statistics say.
+
+EXPLAIN can't look into a function, so two witnesses are heard: Postgres's own counts of what a call read, on every
+server, and auto_explain's plans of the statements inside, where the server has that module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.support.database import Database, Databases
+
+ROWS = 1_000_000
+DEAD = 20_000
+
+A_LANE = "lane_types => '{a}', lane_priorities => '{0}', lane_after => '{5000}'"
+LANES = "lane_types => '{a,b,b}', lane_priorities => '{0,0,5}', lane_after => '{5000,5000,0}'"
+IDS = "(select array_agg(i) from generate_series(%s, %s) i)"
+
+CALLS = {
+    "claim, from the front": "select * from claim_tasks('w', '{a}', 100)",
+    "claim, several types": "select * from claim_tasks('w', '{a,b,c}', 100)",
+    "claim, one lane": f"select * from claim_tasks('w', '{{a}}', 100, {A_LANE})",
+    "claim, several lanes": f"select * from claim_tasks('w', '{{a,b}}', 100, {LANES})",
+    "claim, by id": f"select * from claim_tasks('w', '{{a,b}}', 100, ids => {IDS % (9000, 9099)})",
+    "settle": f"select finish_tasks('held', {IDS % (1, 100)}, array_fill(1, '{{100}}'), null)",
+    "settle with a failure": "select * from fail_task('held', 101, 1, 'no')",
+    "give back": f"select release_tasks('held', {IDS % (102, 199)}, array_fill(1, '{{98}}'))",
+    "renew": "select * from renew_worker('w')",
+    "rescue": "select * from rescue_tasks()",
+    "promote": "select * from promote_tasks(100)",
+}
+FILL = """
+    insert into task_types (name) values ('a'), ('b'), ('c');
+    insert into workers (id, node, types, concurrency, version, lease, lease_expires_at)
+    values ('w', 'n', '{a}', 1, '1', '1 day', now() + '1 day'), ('held', 'n', '{a}', 1, '1', '1 day', now() + '1 day'),
+           ('lost', 'n', '{a}', 1, '1', '1 s', now() - interval '1 day');
+    alter table tasks set (autovacuum_enabled = off);
+    insert into tasks (type, status, worker, started_at, attempt, run_at, created_by)
+    select case i % 3 when 0 then 'a' when 1 then 'b' else 'c' end,
+           case when i <= 300 then 'started' when i <= 500 then 'waiting'
+                when i <= 20000 or i % 2 = 0 then 'fresh' else 'success' end,
+           case when i <= 200 then 'held' when i <= 300 then 'lost' when i > 20000 and i % 2 = 1 then 'w' end,
+           case when i <= 300 then now() end, 1, case when i between 301 and 500 then now() - interval '1 s' end, 0
+    from generate_series(1, %s) i;
+"""
+
+
+@pytest.fixture(scope="module", params=["no statistics", "fresh statistics"])
+def deep(request: pytest.FixtureRequest, databases: Databases) -> Iterator[Database]:
+    """A database with a million tasks in it: half ready, half done, a few hundred of every other state."""
+    made = databases.migrated()
+    conn = made.connect()
+    conn.execute(FILL.replace("%s", str(ROWS)))
+    if request.param == "fresh statistics":
+        conn.execute("analyze tasks")
+    yield made
+    databases.drop(made)
+
+
+def reads(conn: psycopg.Connection[Any]) -> tuple[int, int]:
+    """(sequential scans, rows fetched) of the fleet's large tables in this transaction."""
+    row = conn.execute(
+        "select sum(seq_scan), sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) from pg_stat_xact_user_tables"
+        " where relname = 'tasks'"
+    ).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_reads_what_it_touches(deep: Database, call: str) -> None:
+    conn = deep.connect(autocommit=False)
+    scans, rows = reads(conn)
+    conn.execute(CALLS[call])
+    after_scans, after_rows = reads(conn)
+    conn.rollback()
+    assert after_scans == scans
+    assert after_rows - rows <= 1500  # 100 tasks: looked at in up to three lanes, locked, updated
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_auto_explain_shows_index_scans_only(deep: Database, call: str) -> None:
+    conn = deep.connect(autocommit=False)
+    plans: list[str] = []
+    conn.add_notice_handler(lambda note: plans.append(note.message_primary or ""))
+    try:
+        conn.execute("load 'auto_explain'")
+    except psycopg.errors.UndefinedFile:
+        assert conn.info.server_version >= 180000, "a packaged Postgres comes with auto_explain"
+        return
+    conn.execute(
+        "set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on;"
+        "set auto_explain.log_level = notice; set client_min_messages = notice"
+    )
+    conn.execute(CALLS[call])
+    conn.rollback()
+    text = "\n".join(plans)
+    assert "Index Scan using" in text or call == "renew"
+    for node in ("Seq Scan on tasks", "Hash Join", "Merge Join", "Bitmap Heap Scan on tasks"):
+        assert node not in text, text
+
+
+def test_behind_the_watermark_a_claim_meets_no_dead_entries(database: Database) -> None:
+    conn, dump = database.connect(), database.connect(autocommit=False)
+    conn.execute(
+        "insert into task_types (name) values ('a'); alter table tasks set (autovacuum_enabled = off);"
+        "insert into workers (id, node, types, concurrency, version, lease, lease_expires_at)"
+        " values ('w', 'n', '{a}', 1, '1', '1 day', now() + '1 day')"
+    )
+    conn.execute("select create_tasks('a', array_fill(null::text, array[%s]), 0)" % (DEAD + 300))
+    dump.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    dump.execute("select 1")  # from here on no dead entry can be cleaned
+    conn.execute("select count(*) from claim_tasks('w', '{a}', %s)", (DEAD,))
+
+    def cost(call: str) -> int:
+        with conn.transaction():
+            conn.execute("set local track_io_timing = off")
+            before = conn.execute("select pg_stat_get_xact_tuples_returned('tasks_fresh'::regclass)").fetchone()
+            conn.execute(call)
+            after = conn.execute("select pg_stat_get_xact_tuples_returned('tasks_fresh'::regclass)").fetchone()
+        assert before is not None
+        assert after is not None
+        return int(after[0]) - int(before[0])
+
+    lane = "select * from claim_tasks('w', '{a}', 100, lane_types => '{a}', lane_priorities => '{0}', lane_after => array[%s])"
+    assert cost(lane % DEAD) <= 200
+    assert cost("select * from claim_tasks('w', '{a}', 100)") >= DEAD  # what the watermark spares
