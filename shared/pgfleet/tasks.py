@@ -105,27 +105,36 @@ def insert(
     return int(row[0]), bool(row[1])
 
 
-def insert_allowed(
-    conn: db.Connection,
-    type: str,
-    data: Any = None,
-    *,
-    any_type: bool,
-    created_by: int,
-    priority: int = 0,
-    run_at: datetime | None = None,
-    delay: timedelta | None = None,
-    max_retries: int | None = None,
-    retry_delay: timedelta | None = None,
-    unique_key: str | None = None,
-) -> tuple[int, bool] | None:
-    """As :func:`insert`, in the name of a user.
+@dataclass(frozen=True)
+class Wanted:
+    """One task for :func:`insert_allowed`, in the name of a user; ``data`` is the text to store, durations are seconds."""
 
-    Answers None, and inserts nothing, for a type that is unknown or, unless ``any_type``, not marked for readers.
+    type: str
+    data: str | None
+    created_by: int
+    any_type: bool = False
+    priority: int = 0
+    run_at: datetime | None = None
+    delay: float | None = None
+    max_retries: int | None = None
+    retry_delay: float | None = None
+    unique_key: str | None = None
+
+
+def insert_allowed(conn: db.Connection, wanted: Sequence[Wanted]) -> list[tuple[int, bool] | None]:
+    """As :func:`insert`, for many tasks of all sorts in one statement: all of them are inserted, or none.
+
+    Answers, in their order, (id, was it created?), or None for a task that was passed over because its type is unknown
+    or, unless ``any_type``, not marked for readers.
     """
-    args = _arguments(type, data, created_by, priority, run_at, delay, max_retries, retry_delay, unique_key)
-    row = db.call(conn, sql.queries("tasks")["insert_allowed_task"], any_type=any_type, **args).fetchone()
-    return None if row is None else (int(row[0]), bool(row[1]))
+    rows = [{"n": n, **vars(task)} for n, task in enumerate(wanted)]
+    made = db.call(
+        conn, sql.queries("tasks")["insert_allowed_tasks"], rows=json.dumps(rows, default=datetime.isoformat)
+    )
+    answers: list[tuple[int, bool] | None] = [None] * len(rows)
+    for n, id, created in made:
+        answers[n] = id, created
+    return answers
 
 
 def create_many(
@@ -143,9 +152,13 @@ def create_many(
     return [row[0] for row in rows]
 
 
-def notify(conn: db.Connection, ids: Sequence[int]) -> None:
-    """Wake the sleeping workers for tasks that were inserted and committed; spared while none sleeps."""
-    db.call(conn, sql.queries("tasks")["notify_tasks"], ids=list(ids))
+def notify(conn: db.Connection, ids: Sequence[int]) -> int:
+    """Wake the sleeping workers for tasks that were inserted and committed; spared while none sleeps.
+
+    Answers how many sleep: each of them hears every notification, so with many of them send fewer, with more ids.
+    """
+    row = db.call(conn, sql.queries("tasks")["notify_tasks"], ids=list(ids)).fetchone()
+    return int(row[0]) if row else 0
 
 
 def get(conn: db.Connection, id: int) -> dict[str, Any]:

@@ -7,8 +7,8 @@ begin
     if task.status in ('success', 'cancelled') then
         raise exception 'Task % can''t be configured: it is %.', task.id, task.status using errcode = 'PF003';
     end if;
-    if configure_task.max_retries not between 0 and 1000 or configure_task.retry_delay < '0' then
-        raise exception 'max_retries must be from 0 to 1000 and retry_delay not negative.' using errcode = 'PF006';
+    if configure_task.max_retries not between 0 and 1000 or configure_task.retry_delay not between '0' and '365 days' then
+        raise exception 'max_retries must be from 0 to 1000 and retry_delay from 0 to 365 days.' using errcode = 'PF006';
     end if;
     update tasks t set
         max_retries = coalesce(configure_task.max_retries, t.max_retries),

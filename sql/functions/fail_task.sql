@@ -14,9 +14,10 @@ begin
         started_at = case when not n.again then t.started_at end,
         run_at = case when n.again then now() + n.pause else t.run_at end
     from (select c.id, not fail_task.give_up and c.failure_count < coalesce(c.max_retries, y.max_retries, 0) as again,
-                 coalesce(fail_task.retry_in,
-                          retry_backoff(coalesce(c.retry_delay, y.retry_delay, interval '10 seconds'), c.failure_count + 1)
-                 ) as pause
+                 least(interval '365 days', coalesce(
+                     fail_task.retry_in,
+                     retry_backoff(coalesce(c.retry_delay, y.retry_delay, interval '10 seconds'), c.failure_count + 1)
+                 )) as pause
           from tasks c left join task_types y on y.name = c.type where c.id = fail_task.id) n
     where t.id = n.id and t.attempt = fail_task.attempt and t.worker = fail_task.worker and t.status = 'started'
     returning t.status, t.run_at into fail_task.status, fail_task.run_at;

@@ -14,8 +14,8 @@ begin
     if insert_task.created_by is null then
         raise exception 'A task needs created_by, the id of the user it is made for.' using errcode = 'PF006';
     end if;
-    if insert_task.max_retries not between 0 and 1000 or insert_task.retry_delay < '0' then
-        raise exception 'max_retries must be from 0 to 1000 and retry_delay not negative.' using
+    if insert_task.max_retries not between 0 and 1000 or insert_task.retry_delay not between '0' and '365 days' then
+        raise exception 'max_retries must be from 0 to 1000 and retry_delay from 0 to 365 days.' using
             errcode = 'PF006',
             detail = format('Got %s and %s.', insert_task.max_retries, insert_task.retry_delay);
     end if;

@@ -6,7 +6,7 @@ create table task_types (
     description  text not null default '',
     for_readers  boolean not null default false,          -- may an end user create it, or only an admin?
     max_retries  integer not null default 0 check (max_retries between 0 and 1000),
-    retry_delay  interval not null default '10 seconds' check (retry_delay >= '0'),
+    retry_delay  interval not null default '10 seconds' check (retry_delay between '0' and '365 days'),
     max_crashes  integer not null default 2 check (max_crashes between 0 and 1000),  -- rescues before `crashed`
     timeout      interval check (timeout > '0'),
     created_at   timestamptz not null default now(),
@@ -44,7 +44,7 @@ create table tasks (
     crash_count   integer not null default 0,
     started_at    timestamptz,
     max_retries   integer check (max_retries between 0 and 1000),    -- null: its type's
-    retry_delay   interval check (retry_delay >= '0'),               -- null: its type's
+    retry_delay   interval check (retry_delay between '0' and '365 days'),               -- null: its type's
     unique_key    text,
     result        text,
     error         text,                                   -- what a reader may see

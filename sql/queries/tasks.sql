@@ -2,13 +2,20 @@
 select id, created from insert_task(
     %(type)s, %(data)s, %(created_by)s, priority => %(priority)s, run_at => coalesce(%(run_at)s, now() + %(delay)s::interval),
     max_retries => %(max_retries)s, retry_delay => %(retry_delay)s, unique_key => %(unique_key)s)
--- name: insert_allowed_task
--- No row, and no insert, for a type that is unknown or not the caller's: the function takes its type from y.
-select t.id, t.created
-from task_types y cross join lateral insert_task(
-    y.name, %(data)s, %(created_by)s, priority => %(priority)s, run_at => coalesce(%(run_at)s, now() + %(delay)s::interval),
-    max_retries => %(max_retries)s, retry_delay => %(retry_delay)s, unique_key => %(unique_key)s) t
-where y.name = %(type)s and (y.for_readers or %(any_type)s)
+-- name: insert_allowed_tasks
+-- Many at once, of all sorts. No row, and no insert, for a type that is unknown or not the caller's. The functions run
+-- after, and in the order of, what the CTE let through; without it a hash join decides.
+with allowed as materialized (
+    select w.* from json_to_recordset(%(rows)s::json) as w(
+        n integer, type text, data text, created_by bigint, any_type boolean, priority integer, run_at timestamptz,
+        delay double precision, max_retries integer, retry_delay double precision, unique_key text)
+    join task_types y on y.name = w.type and (y.for_readers or w.any_type)
+    order by w.n)
+select w.n, t.id, t.created
+from allowed w cross join lateral insert_task(
+    w.type, w.data, w.created_by, priority => w.priority,
+    run_at => coalesce(w.run_at, now() + make_interval(secs => w.delay)), max_retries => w.max_retries,
+    retry_delay => make_interval(secs => w.retry_delay), unique_key => w.unique_key) t
 -- name: create_task
 select create_task(
     %(type)s, %(data)s, %(created_by)s, priority => %(priority)s, run_at => coalesce(%(run_at)s, now() + %(delay)s::interval),
@@ -17,7 +24,7 @@ select create_task(
 select create_tasks(%(type)s, %(data)s, %(created_by)s, %(priority)s)
 -- name: notify_tasks
 -- Where nobody sleeps, nobody is told. Runs in a transaction of its own: what a crash can lose of it is a hint.
-select notify_tasks(%(ids)s) where fleet_sleeps()
+select s.sleepers, case when s.sleepers > 0 then notify_tasks(%(ids)s) end from fleet_sleepers() s(sleepers)
 -- name: get
 select t.*, y.max_retries as type_max_retries, y.retry_delay as type_retry_delay
 from tasks t left join task_types y on y.name = t.type where t.id = %(id)s

@@ -3,7 +3,7 @@ select register_worker(%(worker)s, %(node)s, %(types)s, %(concurrency)s, %(lease
 -- name: register_type
 select register_type(%(name)s, %(description)s, %(for_readers)s, %(max_retries)s, %(retry_delay)s, %(timeout)s)
 -- name: renew
-select renew_worker(%(worker)s)
+select place, alive from renew_worker(%(worker)s)
 -- name: deregister
 select deregister_worker(%(worker)s)
 -- name: claim_front

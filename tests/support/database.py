@@ -59,7 +59,8 @@ class Databases:
         if "://" in self._url:
             head, _, query = self._url.partition("?")
             return head.rsplit("/", 1)[0] + f"/{name}" + (f"?{query}" if query else "")
-        return make_conninfo(**{**conninfo_to_dict(self._url), "dbname": name})
+        given: dict[str, Any] = conninfo_to_dict(self._url)
+        return make_conninfo(**{**given, "dbname": name})
 
     def empty(self) -> Database:
         """A database with nothing in it."""

@@ -20,13 +20,13 @@ OTHER = "olga:22222222-2222-4222-8222-222222222222"
 
 def value(conn: Connection, query: str, *args: Any) -> Any:
     """The first column of the first row."""
-    row = conn.execute(query, args).fetchone()  # type: ignore[arg-type]
+    row = conn.execute(query, args).fetchone()
     return row[0] if row else None
 
 
 def column(conn: Connection, query: str, *args: Any) -> list[Any]:
     """The first column of every row."""
-    return [row[0] for row in conn.execute(query, args)]  # type: ignore[arg-type]
+    return [row[0] for row in conn.execute(query, args)]
 
 
 def register(conn: Connection, worker: str = WORKER, types: Sequence[str] = ("job",), lease: str = "1 hour") -> str:
@@ -44,7 +44,7 @@ def create(conn: Connection, type: str = "job", **options: Any) -> int:
     """A task by create_task(); options are its named arguments."""
     named = "".join(f", {name} => %({name})s" for name in options)
     query = f"select create_task(%(type)s, 'data', 1{named})"
-    return int(conn.execute(query, {"type": type, **options}).fetchone()[0])  # type: ignore[arg-type, index]
+    return int(conn.execute(query, {"type": type, **options}).fetchone()[0])  # type: ignore[index]
 
 
 def claim(conn: Connection, quantity: int = 1, *, worker: str = WORKER, types: Sequence[str] = ("job",)) -> list[int]:
@@ -88,7 +88,7 @@ def put(conn: Connection, wanted: str, **options: Any) -> int:
 def sqlstate(conn: Connection, query: str, *args: Any) -> str | None:
     """The SQLSTATE ``query`` is refused with; None where it is not."""
     try:
-        conn.execute(query, args)  # type: ignore[arg-type]
+        conn.execute(query, args)
     except psycopg.Error as error:
         return error.sqlstate
     return None
