@@ -1,0 +1,93 @@
+"""``/v1/files``: a reader's finished exports, listed and downloaded. Nobody sees another's, not even an admin."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import BinaryIO
+
+from flask import Blueprint, Response, g, request
+from werkzeug.wsgi import wrap_file
+
+from pgfleet import exports, log, volume
+from pgfleet.tokens import User
+from pgfleet_api import messages, models
+from pgfleet_api.auth import authenticated
+from pgfleet_api.errors import Refused
+from pgfleet_api.openapi import documented
+from pgfleet_api.state import state
+
+blueprint = Blueprint("files", __name__, url_prefix="/v1/files")
+
+MEDIA = {"csv": "text/csv; charset=utf-8"}
+
+
+@blueprint.get("")
+@documented(
+    "The caller's finished exports, newest first",
+    "Made to be polled: send the ETag back in If-None-Match, and 304 says that nothing changed.",
+    answers={200: list[models.File], 304: None},
+)
+@authenticated
+def find(user: User) -> Response:
+    with state().connections.take() as conn:
+        if request.if_none_match:
+            etag = f"{user.id}-{exports.version_of_owner(conn, user.id)}"
+            if request.if_none_match.contains_weak(etag):
+                return _cached(Response(status=304), etag)
+        rows = exports.of_owner(conn, user.id)
+    # From the rows themselves: an export finished since the look above must not hide behind a newer ETag.
+    etag = f"{user.id}-{len(rows)}-{rows[0]['id'] if rows else 0}"
+    return _cached(messages.answer([models.file(row) for row in rows]), etag)
+
+
+@blueprint.get("/<filename>")
+@documented(
+    "Download an export",
+    "An attachment; parts of it by Range.",
+    answers={200: bytes, 206: bytes, 304: None},
+    errors=(404, 416),
+)
+@authenticated
+def download(user: User, filename: str) -> Response:
+    missing = Refused(404, f"No file exists with name: {filename[:200]}")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,255}", filename):  # what the table's own check lets in
+        raise missing
+    with state().connections.take() as conn:
+        row = exports.by_filename(conn, filename)
+    if row is None or row["owner_id"] != user.id:
+        raise missing
+    try:
+        file = volume.open_export(state().settings.export_dir, filename)
+    except volume.NoSuchFile:
+        log.get().error("file.missing", filename=filename, task=row["task_id"], request_id=g.request_id)
+        raise Refused(404, f"The file {filename} is no longer on the volume. Ask for the export anew.") from None
+    size = os.fstat(file.fileno()).st_size
+    if size != row["bytes"]:
+        file.close()
+        log.get().error("file.damaged", filename=filename, expected=row["bytes"], bytes=size, request_id=g.request_id)
+        raise Refused(404, f"The file {filename} is damaged. Ask for the export anew.")
+    return _attachment(file, filename, size, row["sha256"], MEDIA.get(row["format"], "application/octet-stream"))
+
+
+def _attachment(file: BinaryIO, filename: str, size: int, sha256: str, media: str) -> Response:
+    response = Response(wrap_file(request.environ, file, 65_536), content_type=media, direct_passthrough=True)
+    response.call_on_close(file.close)
+    response.content_length = size
+    response.headers["Content-Disposition"] = f'attachment; filename="{filename}"'  # nothing in it needs quoting
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    _cached(response, sha256)
+    try:
+        response.make_conditional(request.environ, accept_ranges=True, complete_length=size)
+    except BaseException:
+        file.close()
+        raise
+    return response
+
+
+def _cached(response: Response, etag: str) -> Response:
+    """Let the client keep it, but ask every time; and let no proxy hand it to another user."""
+    response.set_etag(etag)
+    response.headers["Cache-Control"] = "private, no-cache"
+    response.vary.add("Authorization")
+    return response

@@ -1,0 +1,116 @@
+"""From the wire to a model and back: bodies, parameters, ids; and the response."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_origin
+
+from flask import Response, request
+from pydantic import BaseModel, ValidationError
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from pgfleet.tasks import MAX_BIGINT
+from pgfleet_api.errors import Refused
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+# Made once: json.loads and json.dumps make theirs anew at each call with arguments.
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_ENCODER = json.JSONEncoder(default=vars)
+
+
+def body(model: type[M]) -> M:
+    """The request's JSON body. 415 for another content type, 413 too large, 400 broken JSON, 422 wrong content."""
+    value = json_body()
+    if not isinstance(value, dict):
+        raise Refused(422, f"The body must be a JSON object, this is {_kind(value)}.")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise Refused(422, _explain(error, model)) from None
+
+
+def json_body() -> Any:
+    """The request's JSON body, whatever it holds; refused as :func:`body` does."""
+    kind = request.mimetype
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise Refused(415, f"The body must be application/json, not {kind or 'without a Content-Type'}.")
+    raw = _read()
+    try:
+        return _DECODER.decode(raw.decode())
+    except UnicodeDecodeError as error:
+        raise Refused(400, f"The body is not UTF-8: {error.reason} at byte {error.start}.") from None
+    except RecursionError:
+        raise Refused(400, "The body is nested too deeply.") from None
+    except ValueError as error:  # also an integer of more digits than Python converts
+        raise Refused(400, f"The body is no JSON: {error}") from None
+
+
+def _read() -> bytes:
+    """The body's bytes. Werkzeug refuses one that says it is too large; of one that doesn't say (chunked), it would give
+    us the beginning and no error."""
+    if request.content_length is not None or not request.environ.get("wsgi.input_terminated"):
+        return request.get_data(cache=False)
+    limit = request.max_content_length or 0
+    pieces, size = [], 0
+    while piece := request.environ["wsgi.input"].read(min(65_536, limit + 1 - size)):
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            raise RequestEntityTooLarge
+    return b"".join(pieces)
+
+
+def query(model: type[M]) -> M:
+    """The request's query parameters; 400 for wrong, unknown or repeated ones."""
+    values: dict[str, Any] = {}
+    for name, given in request.args.lists():
+        field = model.model_fields.get(name)
+        if field is not None and get_origin(field.annotation) is list:
+            values[name] = given
+        elif len(given) > 1:
+            raise Refused(400, f"Parameter {name} is given {len(given)} times; once is enough.")
+        else:
+            values[name] = given[0]
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise Refused(400, _explain(error, model)) from None
+
+
+def task_id(text: str) -> int:
+    """An id from the URL; 400 where it is no bigint."""
+    if not re.fullmatch(r"-?[0-9]{1,19}", text) or not -MAX_BIGINT - 1 <= int(text) <= MAX_BIGINT:
+        raise Refused(400, f"A task's ID is a whole number up to {MAX_BIGINT}, {text[:50]!r} is not.")
+    return int(text)
+
+
+def answer(value: BaseModel | list[Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """The response that holds ``value``. Dumped as it is: response models hold what JSON has (see models.py)."""
+    return Response(_ENCODER.encode(value), status, headers, mimetype="application/json")
+
+
+def _kind(value: Any) -> str:
+    names = {list: "an array", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """One sentence for each thing wrong, naming its field."""
+    said = []
+    for item in error.errors(include_url=False, include_context=False):
+        name = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            said.append(f"Unknown field {name[:100]!r}; known are {', '.join(model.model_fields)}.")
+        elif item["type"] == "missing":
+            said.append(f"{name} is missing.")
+        else:
+            said.append(f"{name}: {item['msg'].removeprefix('Value error, ')}.")
+    return " ".join(said)
