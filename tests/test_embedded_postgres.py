@@ -202,7 +202,7 @@ def test_a_running_server_that_nobody_owns_is_stopped_before_a_new_one_starts(pl
         pass
     who = Account.for_data(data)
     argv: list[str | Path] = [
-        find_binaries() / "postgres",
+        place_binaries(find_binaries(), who) / "postgres",
         "-D",
         data,
         "-c",

@@ -25,6 +25,16 @@ KEEPALIVE = {
 }
 
 
+#: What a role or database may set for others and the engine can't work under: its statements are short by design, its
+#: connections idle by nature, and a stale snapshot hides what a notification has just announced.
+ENGINE = {
+    "statement_timeout": "0",
+    "idle_session_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "default_transaction_isolation": "read\\ committed",
+}
+
+
 def conninfo(settings: Settings, application: str, **session: str) -> str:
     """The libpq connection string: where the settings say, with our search_path and ``session`` parameters set."""
     try:
@@ -40,15 +50,22 @@ def conninfo(settings: Settings, application: str, **session: str) -> str:
         **KEEPALIVE,
         "connect_timeout": max(2, round(settings.database_timeout)),
         "application_name": application,
+        "client_encoding": "UTF8",
         **given,
     }
     return make_conninfo(**merged, options=" ".join(filter(None, options)))
 
 
-def connect(settings: Settings, application: str, *, autocommit: bool = True, **session: str) -> Connection:
-    """A new connection. Raises :class:`DatabaseAway` where Postgres doesn't answer."""
+def connect(
+    settings: Settings, application: str, *, autocommit: bool = True, engine: bool = False, **session: str
+) -> Connection:
+    """A new connection, with ``session`` parameters set; those of :data:`ENGINE` too for the worker's own.
+
+    Raises :class:`DatabaseAway` where Postgres doesn't answer.
+    """
+    parameters = {**ENGINE, **session} if engine else session
     with ours():
-        return psycopg.connect(conninfo(settings, application, **session), autocommit=autocommit)
+        return psycopg.connect(conninfo(settings, application, **parameters), autocommit=autocommit)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ class PgfleetError(Exception):
 
     def __init__(self, message: str, *, detail: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = str(message)  # a handler may have raised it with anything
         self.detail = detail
         self.hint = hint
 
@@ -85,7 +85,9 @@ def from_postgres(error: psycopg.Error) -> PgfleetError | None:
     if known is not None:
         diag = error.diag
         return known(diag.message_primary or str(error), detail=diag.message_detail, hint=diag.message_hint)
-    if isinstance(error, psycopg.OperationalError) and (error.sqlstate is None or error.sqlstate[:2] in ("08", "57")):
+    if isinstance(error, psycopg.OperationalError) and (
+        error.sqlstate is None or error.sqlstate[:2] == "08" or error.sqlstate[:4] in ("57P0", "5330")
+    ):
         return DatabaseAway(
             "The database is away.",
             detail=str(error).strip() or None,

@@ -50,7 +50,9 @@ def migrate(settings: Settings) -> Plan:
         if not plan:
             return plan
         with conn.transaction():
-            conn.execute(SQL("create schema if not exists {}").format(Identifier(settings.schema)))
+            if conn.execute(q["schema_stands"], {"schema": settings.schema}).fetchone() == (False,):
+                # Asked for only where it is missing: it takes a right that the owner of a ready schema may lack.
+                conn.execute(SQL("create schema if not exists {}").format(Identifier(settings.schema)))
             conn.execute(q["bookkeeping"])
         for step in plan.missing:
             with conn.transaction(), db.ours():

@@ -2,7 +2,8 @@
 -- belong to another worker, another attempt or nobody, and stay as they are.
 --
 -- "is not distinct from" keeps the planner off the index of started tasks: with it, one settle of 500 read all the
--- worker's entries for every row (95 µs a task instead of 9).
+-- worker's entries for every row (95 µs a task instead of 9). `= any (array)` instead of a join with unnest: see
+-- claim_tasks. Tasks without a result, the many and short ones, go together; those with one go one by one.
 create or replace function finish_tasks(worker text, ids bigint[], attempts integer[], results text[]) returns bigint[]
 language plpgsql
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
@@ -10,17 +11,35 @@ set jit = off set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
-    settled integer;
+    settled integer := 0;
+    these integer;
+    of record;
 begin
-    update tasks t set status = 'success', updated_on = now(), result = s.result, error = null, error_detail = null
-    from unnest(ids, attempts, results) s(id, attempt, result)
-    where t.id = s.id and t.attempt = s.attempt
-      and t.worker is not distinct from finish_tasks.worker and t.status is not distinct from 'started';
-    get diagnostics settled = row_count;
+    for of in
+        select s.attempt, array_agg(s.id) as ids from unnest(ids, attempts, results) s(id, attempt, result)
+        where s.result is null group by s.attempt
+    loop
+        update tasks t set status = 'success', updated_on = now(), result = null, error = null, error_detail = null
+        where t.id = any (of.ids) and t.attempt = of.attempt
+          and t.worker is not distinct from finish_tasks.worker and t.status is not distinct from 'started';
+        get diagnostics these = row_count;
+        settled := settled + these;
+    end loop;
+    for of in
+        select s.id, s.attempt, s.result from unnest(ids, attempts, results) s(id, attempt, result) where s.result is not null
+    loop
+        update tasks t set status = 'success', updated_on = now(), result = of.result, error = null, error_detail = null
+        where t.id = of.id and t.attempt = of.attempt
+          and t.worker is not distinct from finish_tasks.worker and t.status is not distinct from 'started';
+        get diagnostics these = row_count;
+        settled := settled + these;
+    end loop;
     if settled = cardinality(ids) then
         return '{}';
     end if;
     return array(
-        select s.id from unnest(ids, attempts) s(id, attempt) left join tasks t on t.id = s.id
-        where (t.status, t.attempt, t.worker) is distinct from ('success', s.attempt, finish_tasks.worker));
+        select s.id from unnest(ids, attempts) s(id, attempt)
+        cross join lateral (select count(*) as held from tasks t
+            where t.id = s.id and t.attempt = s.attempt and t.worker = finish_tasks.worker and t.status = 'success') n
+        where n.held = 0);
 end $$;

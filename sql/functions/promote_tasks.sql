@@ -9,7 +9,7 @@ declare
 begin
     due := array(select t.id from tasks t where t.status = 'waiting' and t.run_at <= now()
                  order by t.run_at limit promote_tasks.quantity for update skip locked);
-    update tasks t set status = 'fresh', updated_on = now() from unnest(due) d(id) where t.id = d.id;
+    update tasks t set status = 'fresh', updated_on = now() where t.id = any (due);
     promoted := cardinality(due);
     if promoted > 0 then
         perform notify_tasks(due);

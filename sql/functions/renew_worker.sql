@@ -1,13 +1,17 @@
 -- A heartbeat: the lease runs anew from the database's now. Refused once a rescuer has declared the worker lost.
--- Answers the worker's place among the live ones and their number, by which a crowd takes turns (worker/README.md).
+-- Answers the worker's place among the live ones that serve the same types, and their number: by these a crowd that hears
+-- of one task takes turns (worker/README.md).
 create or replace function renew_worker(worker text, out place integer, out alive integer) language plpgsql as $$
+declare
+    mine text[];
 begin
     update workers w set renewed_at = now(), lease_expires_at = now() + w.lease
-    where w.id = renew_worker.worker and w.lost_at is null;
+    where w.id = renew_worker.worker and w.lost_at is null
+    returning w.types into mine;
     if not found then
         raise exception 'Worker % has lost its lease.', worker using
             errcode = 'PF005', hint = 'Drop its work and register under a new UUID.';
     end if;
     select count(*) filter (where w.id < renew_worker.worker), count(*) into place, alive
-    from workers w where w.lost_at is null and w.lease_expires_at > now();
+    from workers w where w.lost_at is null and w.lease_expires_at > now() and w.types = mine;
 end $$;

@@ -11,6 +11,7 @@ as $$
 #variable_conflict use_column
 declare
     lapsed text[];
+    orphan record;
 begin
     -- The worker's row is locked by one rescuer at a time; one that renews meanwhile is seen alive.
     lapsed := array(select w.id from workers w where w.lease_expires_at < now() for update skip locked);
@@ -18,22 +19,22 @@ begin
         return;
     end if;
     update workers w set lost_at = now() where w.id = any (lapsed) and w.lost_at is null;
-    for id, status, worker in
-        with orphan as materialized (
-            select t.id, t.worker, t.crash_count >= coalesce(y.max_crashes, 2) as poison
-            from unnest(lapsed) l(worker)
-            join tasks t on t.worker = l.worker and t.status = 'started'
-            left join task_types y on y.name = t.type
-            for update of t skip locked)
-        update tasks t set
-            status = case when o.poison then 'crashed' else 'fresh' end,
-            worker = case when o.poison then t.worker end,
-            started_at = case when o.poison then t.started_at end,
-            crash_count = t.crash_count + 1, updated_on = now(),
-            error = case when o.poison then format('Its workers were lost %s times.', t.crash_count + 1) else t.error end
-        from orphan o where t.id = o.id
-        returning t.id, t.status, o.worker
+    for orphan in
+        select t.id, t.worker, t.crash_count >= coalesce(y.max_crashes, 2) as poison
+        from unnest(lapsed) l(worker)
+        cross join lateral (
+            select t.id, t.worker, t.type, t.crash_count from tasks t
+            where t.worker = l.worker and t.status = 'started' for update skip locked) t
+        left join task_types y on y.name = t.type
     loop
+        update tasks t set
+            status = case when orphan.poison then 'crashed' else 'fresh' end,
+            worker = case when orphan.poison then t.worker end,
+            started_at = case when orphan.poison then t.started_at end,
+            crash_count = t.crash_count + 1, updated_on = now(),
+            error = case when orphan.poison then format('Its workers were lost %s times.', t.crash_count + 1) else t.error end
+        where t.id = orphan.id
+        returning t.id, t.status, orphan.worker into id, status, worker;
         if status = 'fresh' then
             perform notify_tasks(array[id]);
         end if;

@@ -1,6 +1,8 @@
 -- name: lock
 -- Held until the connection closes. One lock a schema: two fleets in one database don't wait for each other.
 select pg_advisory_lock(7436, hashtext(%(schema)s))
+-- name: schema_stands
+select to_regnamespace(%(schema)s) is not null
 -- name: standing
 select coalesce(bool_or(c.relname = 'pgfleet_migrations'), false),
        coalesce(array_agg(c.relname::text order by c.relname)

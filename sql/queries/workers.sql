@@ -18,9 +18,11 @@ select finish_tasks(%s, %s, %s, %s::text[])
 select finish_export(%(worker)s, %(id)s, %(attempt)s, %(result)s,
                      %(filename)s, %(owner_id)s, %(format)s, %(bytes)s, %(sha256)s)
 -- name: fail
-select status, run_at from fail_task(%(worker)s, %(id)s, %(attempt)s, %(error)s, %(error_detail)s, %(give_up)s, %(retry_in)s)
+select status, run_at, extract(epoch from run_at - now())::double precision from fail_task(%(worker)s, %(id)s, %(attempt)s, %(error)s, %(error_detail)s, %(give_up)s, %(retry_in)s)
 -- name: release
-select release_tasks(%s, %s, %s)
+select release_tasks(%s, %s, %s, %s)
+-- name: release_unheld
+select release_unheld(%s, %s, %s)
 -- name: rescue
 select id, status, worker from rescue_tasks()
 -- name: promote

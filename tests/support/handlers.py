@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pgfleet.errors import DatabaseAway
 from pgfleet_worker import GiveUp, RetryLater, Task, handler
 
 
@@ -109,3 +110,43 @@ def mostly_short(task: Task) -> None:
     """Nothing, but for the task that has a gate."""
     if task.data and "gate" in task.data:
         _pass(task)
+
+
+@handler("odd_error")
+def odd_error(task: Task) -> None:
+    """Raises an error of ours with something that is no text."""
+    raise GiveUp(ValueError("x"))  # type: ignore[arg-type]
+
+
+@handler("odd_delay")
+def odd_delay(task: Task) -> None:
+    """Hands on a Retry-After header as it came."""
+    raise RetryLater("busy", seconds="soon")  # type: ignore[arg-type]
+
+
+@handler("huge")
+def huge(task: Task) -> Any:
+    """Returns more than a row should hold."""
+    return "x" * (17 * 1024 * 1024)
+
+
+@handler("deep")
+def deep(task: Task) -> Any:
+    """Returns what JSON can't nest."""
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    return value
+
+
+@handler("away_once")
+def away_once(task: Task) -> None:
+    """Finds Postgres away at its first attempt."""
+    if task.attempt == 1:
+        raise DatabaseAway("The database is away.", detail="connection to 10.0.0.7 refused")
+
+
+@handler("echo_slowly")
+def echo_slowly(task: Task) -> None:
+    """Takes 20 ms."""
+    time.sleep(0.02)

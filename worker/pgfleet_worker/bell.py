@@ -36,7 +36,7 @@ class Bell:
     def connect(self) -> bool:
         """LISTEN, on a new connection; then test that a NOTIFY comes through. False: it doesn't (a pooler between)."""
         self.disconnect()
-        self._conn = db.connect(self._settings, "pgfleet listen")
+        self._conn = db.connect(self._settings, "pgfleet listen", engine=True)
         self._conn.execute(sql.queries("workers")["listen"])
         self._heard = time.monotonic()
         return self._hears()
@@ -70,17 +70,17 @@ class Bell:
 
         Raises what psycopg raises where the connection is lost.
         """
-        socks: list[socket.socket | int] = [self._inner]
+        watched = [self._inner.fileno()]
         if self._conn is not None:
-            socks.append(self._conn.fileno())
+            watched.append(self._conn.fileno())
             timeout = min(timeout, PROBE)
-        ready, _, _ = select.select(socks, [], [], max(0.0, timeout))
+        ready = _wait(watched, timeout)
         self.waiting = False
-        if self._inner in ready:
+        if self._inner.fileno() in ready:
             self._drain()
         if self._conn is None:
             return []
-        if len(ready) - (self._inner in ready):
+        if watched[1] in ready:
             self._heard = time.monotonic()
             return self._ids()
         if time.monotonic() - self._heard > PROBE:
@@ -96,7 +96,7 @@ class Bell:
 
     def doze(self, timeout: float) -> None:
         """Wait until rung or ``timeout`` seconds have passed, deaf to Postgres: for while it is away."""
-        ready, _, _ = select.select([self._inner], [], [], max(0.0, timeout))
+        ready = _wait([self._inner.fileno()], timeout)
         self.waiting = False
         if ready:
             self._drain()
@@ -128,3 +128,11 @@ class Bell:
     def _until(self, timeout: float) -> Iterator[object]:
         assert self._conn is not None  # noqa: S101
         return self._conn.notifies(timeout=timeout, stop_after=1)
+
+
+def _wait(fds: list[int], timeout: float) -> set[int]:
+    """Those of ``fds`` that can be read within ``timeout`` seconds. By poll: select knows no descriptor above 1023."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return {fd for fd, _ in poll.poll(max(0.0, timeout) * 1000)}

@@ -34,16 +34,18 @@ class Claims:
         self._queries = sql.queries("workers")
         self._lanes: dict[Lane, int] = {}
         self._notified: dict[Lane, int] = {}
-        self._front_due = 0.0
+        self._front_due: dict[tuple[str, ...] | None, float] = {}
         self.conn: db.Connection | None = None
+        #: Was the last :meth:`next` a look from the front?
+        self.from_front = False
 
     def connect(self) -> db.Connection:
         """Connect anew. What a crash can lose of a commit here is a claim: the task is still fresh, and fenced."""
         self.close()
-        self.conn = db.connect(self._settings, "pgfleet claim", synchronous_commit="off")
+        self.conn = db.connect(self._settings, "pgfleet claim", synchronous_commit="off", engine=True)
         self._lanes.clear()
         self._notified.clear()
-        self._front_due = 0.0
+        self._front_due.clear()
         return self.conn
 
     def close(self) -> None:
@@ -61,10 +63,11 @@ class Claims:
         _raise(self._notified, claimed)
         return claimed
 
-    def next(self, worker: str, quantity: int, types: Sequence[str] | None = None) -> list[Claimed]:
+    def next(self, worker: str, quantity: int, types: tuple[str, ...] | None = None) -> list[Claimed]:
         """Claim up to ``quantity`` tasks, of ``types`` only where given: from the front when that look is due, else
         behind the watermarks."""
-        if time.monotonic() >= self._front_due:
+        self.from_front = time.monotonic() >= self._front_due.get(types, 0.0)
+        if self.from_front:
             return self.front(worker, quantity, types)
         lanes = [lane for lane in self._lanes if types is None or lane[0] in types]
         if not lanes:
@@ -74,19 +77,23 @@ class Claims:
         self._advance(claimed, exhausted=len(claimed) < quantity, types=types)
         return claimed
 
-    def front(self, worker: str, quantity: int, types: Sequence[str] | None = None) -> list[Claimed]:
+    def front(self, worker: str, quantity: int, types: tuple[str, ...] | None = None) -> list[Claimed]:
         """Claim from the queue's front, whatever that costs, and set when the next such look is due."""
         began = time.monotonic()
         claimed = self._claim("claim_front", (worker, list(types or self._types), quantity))
         ended = time.monotonic()
-        self._front_due = ended + max(FRONT_PAUSE, (ended - began) / FRONT_SHARE)
+        self._front_due[types] = ended + max(FRONT_PAUSE, (ended - began) / FRONT_SHARE)
         self._advance(claimed, exhausted=len(claimed) < quantity, types=types)
         return claimed
 
-    def look_from_the_front(self, *, if_affordable: bool = False) -> None:
-        """Make the next :meth:`next` a look from the front; with ``if_affordable`` only if its share of time allows."""
-        if not if_affordable:
-            self._front_due = 0.0
+    @property
+    def front_in(self) -> float:
+        """Seconds until every kind of look from the front may be taken again."""
+        return max(self._front_due.values(), default=0.0) - time.monotonic()
+
+    def look_from_the_front(self) -> None:
+        """Make the next :meth:`next` a look from the front, whatever that costs."""
+        self._front_due.clear()
 
     def _claim(self, query: str, arguments: tuple[object, ...]) -> list[Claimed]:
         assert self.conn is not None  # noqa: S101
@@ -105,6 +112,8 @@ class Claims:
 
 
 def _raise(lanes: dict[Lane, int], claimed: list[Claimed]) -> None:
-    # In the order claimed, a lane's ids ascend: the last one stands.
-    for task in claimed:
-        lanes[task.type, task.priority] = task.id
+    # In the order claimed a lane's ids ascend. A lane goes to the end of the dict, so that the first is the least
+    # recently used; and never back: what a look from the front found behind its watermark was the last there.
+    last = {(task.type, task.priority): task.id for task in claimed}
+    for lane, id in last.items():
+        lanes[lane] = max(id, lanes.pop(lane, id))

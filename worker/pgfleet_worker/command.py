@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import traceback
 from types import FrameType
 
 import click
@@ -13,6 +15,10 @@ from pgfleet import log
 from pgfleet.settings import from_env
 from pgfleet_worker.handler import load
 from pgfleet_worker.loop import Worker
+
+#: Exit codes: stopped before all was settled; a fault of the worker's own (EX_SOFTWARE of sysexits.h).
+EXIT_HURRIED = 1
+EXIT_BROKEN = 70
 
 
 def _names(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -43,8 +49,21 @@ def worker(
     process = Worker(settings, load(settings.handlers, settings.types), listen=not no_listen)
 
     def stop(signum: int, frame: FrameType | None) -> None:
+        if process.stopping:
+            os._exit(EXIT_HURRIED)  # a second signal: at once; the lease lapses, others take over
         process.stop()
+        # Even with Postgres hanging in the middle of a statement: an end that comes late is no end to a supervisor.
+        last = threading.Timer(settings.grace + 3 * settings.database_timeout + 2, os._exit, [EXIT_HURRIED])
+        last.daemon = True
+        last.start()
 
+    def die(failed: threading.ExceptHookArgs) -> None:
+        # A worker without its settler or heartbeat would hold tasks for ever; a dead one is rescued.
+        problem = "".join(traceback.format_exception(failed.exc_type, failed.exc_value, failed.exc_traceback))
+        log.get().critical("worker.broken", thread=failed.thread and failed.thread.name, problem=problem)
+        os._exit(EXIT_BROKEN)
+
+    threading.excepthook = die
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     process.run()

@@ -37,7 +37,10 @@ class RetryLater(PgfleetError):
 
     def __init__(self, message: str, *, seconds: float) -> None:
         super().__init__(message)
-        self.seconds = seconds
+        try:
+            self.seconds = min(max(float(seconds), 0.0), 365 * 86_400.0)
+        except (TypeError, ValueError):
+            raise TypeError(f"RetryLater needs its seconds as a number, not {seconds!r}") from None
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Lease:
             self._queries["register"],
             worker=worker,
             node=self._settings.node,
-            types=[handler.type for handler in handlers],
+            types=sorted(handler.type for handler in handlers),
             concurrency=self._settings.concurrency,
             lease=timedelta(seconds=self._settings.lease),
             version=__version__,
@@ -82,7 +82,10 @@ class Lease:
         self._stop.set()
         if self._thread is None:
             return
-        self._thread.join(self._settings.database_timeout + 1)
+        self._thread.join(self._settings.database_timeout)
+        if self._thread.is_alive():
+            self._log.warning("worker.not_deregistered", error="the last heartbeat is still under way")
+            return
         try:
             db.call(self._connection(), self._queries["deregister"], worker=self.worker)
         except (psycopg.Error, DatabaseAway) as error:
@@ -92,8 +95,17 @@ class Lease:
 
     def _connection(self) -> db.Connection:
         if self._conn is None or self._conn.closed:
-            # What a crash of Postgres can lose here is a heartbeat; the next one is seconds away.
-            self._conn = db.connect(self._settings, "pgfleet heartbeat", synchronous_commit="off")
+            # What a crash of Postgres can lose here is a heartbeat; the next one is seconds away. And a rescue that
+            # waits for a lock on `tasks` (somebody builds an index) must not keep this worker from renewing.
+            beat = self._settings.heartbeat * 1000
+            self._conn = db.connect(
+                self._settings,
+                "pgfleet heartbeat",
+                engine=True,
+                synchronous_commit="off",
+                lock_timeout=f"{beat / 2:.0f}ms",
+                statement_timeout=f"{beat:.0f}ms",
+            )
         return self._conn
 
     def _keep(self) -> None:
@@ -104,9 +116,9 @@ class Lease:
             try:
                 if not self.lost:
                     self.renew(self._connection())
+                due = time.monotonic() + self._settings.heartbeat
                 self._rescue()
                 pause.reset()
-                due = time.monotonic() + self._settings.heartbeat
             except LostWorker:
                 if worker == self.worker:  # else the loop has noticed first, and registered anew
                     self.lost = True

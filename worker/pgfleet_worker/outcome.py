@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 import traceback
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+from pgfleet.db import is_away
 from pgfleet.errors import PgfleetError
 from pgfleet_worker.handler import GiveUp, RetryLater
+
+#: The longest result of a task, in characters.
+MOST_RESULT = 16 * 1024 * 1024
+#: What a reader is told of an exception that was not written for readers.
+FAILED = "The task failed; its operators see why."
 
 
 @dataclass(frozen=True)
@@ -71,11 +78,12 @@ class Failure(NamedTuple):
 
 
 class Released(NamedTuple):
-    """Not started, or stopped on the worker's own account: back to the fleet, no failure."""
+    """Not started, or stopped through no fault of its own: back to the fleet, after ``delay`` seconds; no failure."""
 
     id: int
     attempt: int
     worker: str
+    delay: float = 0.0
 
 
 Outcome = Success | Published | Failure | Released
@@ -88,19 +96,32 @@ def of_return(id: int, attempt: int, worker: str, value: Any) -> Outcome:
     if isinstance(value, Export):
         return Published(id, attempt, worker, value)
     try:
-        return Success(id, attempt, worker, storable(json.dumps(value, ensure_ascii=False, allow_nan=False)))
-    except (TypeError, ValueError) as error:
+        text = storable(json.dumps(value, ensure_ascii=False, allow_nan=False))
+        if len(text) > MOST_RESULT:
+            raise ValueError(f"it has {len(text)} characters, and {MOST_RESULT} is the most: write it to a file")
+        return Success(id, attempt, worker, text)
+    except (TypeError, ValueError, RecursionError) as error:
         problem = TypeError(f"The handler's return value can't be told in JSON: {error}")
         return of_exception(id, attempt, worker, problem)
 
 
-def of_exception(id: int, attempt: int, worker: str, error: BaseException) -> Failure:
+def of_exception(id: int, attempt: int, worker: str, error: BaseException) -> Failure | Released:
     """The outcome of a handler that raised ``error``.
 
     A :class:`~pgfleet.errors.PgfleetError` was written for people and is shown to the reader; of any other exception
-    the reader learns only that the work failed, since its text may tell what is not theirs to know.
+    the reader learns only that the work failed, since its text may tell what is not theirs to know. Where Postgres was
+    away the task is not to blame: it goes back, and comes again a little later.
     """
-    shown = str(error) if isinstance(error, PgfleetError) else "The task failed; its operators see why."
+    if is_away(error):
+        return Released(id, attempt, worker, delay=random.uniform(1.0, 3.0))  # noqa: S311 - spreads load, guards nothing
+    try:
+        return _failure(id, attempt, worker, error)
+    except Exception as problem:  # an exception that can't even be described must not cost the slot
+        return Failure(id, attempt, worker, FAILED, ascii(problem), give_up=False, retry_in=None)
+
+
+def _failure(id: int, attempt: int, worker: str, error: BaseException) -> Failure:
+    shown = str(error) if isinstance(error, PgfleetError) else FAILED
     return Failure(
         id,
         attempt,

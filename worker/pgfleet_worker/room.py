@@ -8,12 +8,12 @@ is on its way while this one is worked off. Tasks that then can't start, because
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pgfleet_worker.aio import AsyncSlots
 from pgfleet_worker.attempt import Pace
-from pgfleet_worker.outcome import Claimed
+from pgfleet_worker.outcome import Claimed, Outcome
 from pgfleet_worker.slots import ThreadSlots
 
 #: A type is short while its tasks take less than this on average, in seconds.
@@ -24,6 +24,8 @@ TINY = 0.0003
 AHEAD = 0.05
 #: The most tasks claimed ahead, whatever their pace: what a kill leaves to be rescued.
 MOST_AHEAD = 4000
+#: Seconds between looks for longer tasks while short ones come without end.
+LONG_PAUSE = 0.02
 #: A thread on the same task for longer is no longer counted on to work the queue off.
 STUCK = 0.002
 #: Tasks that no slot took for this long go back to the fleet.
@@ -31,84 +33,142 @@ HELD_UP = 0.05
 
 
 @dataclass(frozen=True)
-class Measure:
-    """Room for ``any`` type's tasks, for ``short`` ones (of ``short_types``), and the least worth a round trip."""
+class Ask:
+    """One claim to make: up to ``quantity`` tasks, of ``types`` only where given."""
 
-    any: int
-    short: int
-    short_types: Sequence[str]
-    least: int
+    quantity: int
+    types: tuple[str, ...] | None = None
 
 
 class Room:
-    """Counts what is held and decides what to claim. The loop claims; the settler's thread gives back."""
+    """Knows what is held and decides what to claim. The loop's thread claims; the settler's acknowledges.
+
+    ``held`` is the worker's own record of its claims, {id: (attempt, type)}: what the table says beyond it is a claim whose
+    answer was lost (see ``release_unheld``).
+    """
 
     def __init__(self, concurrency: int, paces: Mapping[str, Pace]) -> None:
         self._concurrency = concurrency
         self._paces = paces
-        self._claimed = 0  # written by the loop's thread only
-        self._loop_gave_back = 0
-        self._settled = 0  # written by the settler's thread only
+        self.held: dict[int, tuple[int, str]] = {}
+        self._claimed = dict.fromkeys(paces, 0)  # by type; written by the loop's thread only
+        self._settled = dict.fromkeys(paces, 0)  # by type; written by the settler's thread only
+        self._acknowledged = 0
         self._seen = 0
-        self._wanted = 0
         self._least = 1
+        self._left = 0
         self._more = False
         self._rate = 0.0
         self._window = (time.monotonic(), 0)
         self._moved = (0.0, 0)
         self._no_ahead_until = 0.0
+        self._long_due = 0.0
+        self._short: list[str] = []
+        self._ahead = 0
 
-    @property
-    def held(self) -> int:
-        """Tasks claimed and not yet settled."""
-        return self._claimed - self._settled - self._loop_gave_back
+    def take(self, claimed: list[Claimed], *, more: bool) -> list[Claimed]:
+        """Enter what was claimed; answers what is new. ``more``: there may be others ready.
 
-    def took(self, count: int, *, more: bool) -> None:
-        """``count`` more were claimed; ``more``: there may be others ready."""
-        self._claimed += count
-        self._wanted -= count
-        self._more = more and count > 0
+        After a crash of Postgres that lost a claim, the same attempt may be claimed again while it still runs: it is left
+        to that run. Another attempt is work of its own, even if an older one still runs here.
+        """
+        held, counts = self.held, self._claimed
+        new = claimed
+        if any(task.id in held for task in claimed):
+            new = [task for task in claimed if held.get(task.id, (None,))[0] != task.attempt]
+        for task in new:
+            before = held.get(task.id)
+            if before is not None:
+                counts[before[1]] -= 1
+            held[task.id] = (task.attempt, task.type)
+            counts[task.type] += 1
+        self._left -= len(claimed)
+        self._more = more and bool(claimed)
+        return new
 
-    def gave_back(self, count: int) -> None:
-        """``count`` were settled (the settler says)."""
-        self._settled += count
+    def acknowledge(self, outcomes: Iterable[Outcome]) -> None:
+        """These are settled, says the settler: their room is free."""
+        held, counts = self.held, self._settled
+        number = 0
+        for outcome in outcomes:
+            entry = held.get(outcome[0])
+            if entry is not None and entry[0] == outcome[1]:
+                del held[outcome[0]]
+                counts[entry[1]] += 1
+                number += 1
+        self._acknowledged += number
 
-    def dropped(self, count: int) -> None:
-        """``count`` are not ours to settle (the loop says)."""
-        self._loop_gave_back += count
+    def drop(self, tasks: Iterable[Claimed]) -> None:
+        """These are not ours to settle any more, says the loop."""
+        for task in tasks:
+            entry = self.held.get(task.id)
+            if entry is not None and entry[0] == task.attempt:
+                del self.held[task.id]
+                self._claimed[task.type] -= 1
 
-    def measure(self, threads: ThreadSlots, coroutines: AsyncSlots) -> Measure:
-        """How much to claim now."""
-        self._seen = self._settled
+    def forget(self) -> None:
+        """Nothing that was held is ours any more: the lease is lost."""
+        for _, type in self.held.copy().values():
+            self._claimed[type] -= 1
+        self.held.clear()
+
+    def measure(self, threads: ThreadSlots, coroutines: AsyncSlots) -> int:
+        """Look at the slots; answers how many tasks of any type could be taken now."""
+        self._seen = self._acknowledged
         now = time.monotonic()
         self._measure_rate(now)
-        short = [t for t, pace in self._paces.items() if pace.mean is not None and pace.mean < SHORT]
-        ahead = 0
-        if short and now >= self._no_ahead_until and self._stuck(threads, coroutines, now) < self._concurrency:
-            ahead = min(MOST_AHEAD, max(self._concurrency, round(self._rate * AHEAD)))
-        held = self.held
-        all_short = len(short) == len(self._paces)
-        any_room = self._concurrency + (ahead if all_short else 0) - held
-        short_room = self._concurrency + ahead - held
-        # While claiming ahead, whole batches: a round trip for one freed slot costs more than it fetches.
-        least = max(1, ahead // 4)
-        self._wanted, self._least = max(any_room, short_room if short else 0), least
-        return Measure(max(0, any_room), max(0, short_room), short, least)
+        self._short = [t for t, pace in self._paces.items() if pace.mean is not None and pace.mean < SHORT]
+        self._ahead = 0
+        if self._short and now >= self._no_ahead_until and self._stuck(threads, coroutines, now) < self._concurrency:
+            self._ahead = min(MOST_AHEAD, max(self._concurrency, round(self._rate * AHEAD)))
+        self._least = max(
+            1, self._ahead // 4
+        )  # ahead, whole batches: a round trip for one slot costs more than it brings
+        self._left = self._concurrency + self._ahead - self._count()
+        return self._left
+
+    def asks(self, *, thorough: bool) -> Iterator[Ask]:
+        """What to claim now, in this order; ``thorough`` leaves nothing out that there is room for.
+
+        Nothing ahead: what fits, of all types. Else the short types ahead of their turn, in whole batches, and beside them
+        the others, each for a slot it can have: a backlog of short tasks must not keep them out.
+        """
+        if not self._ahead:
+            if self._left > 0:
+                yield Ask(self._left)
+            return
+        if len(self._short) == len(self._paces):
+            if self._left >= (1 if thorough else self._least):
+                yield Ask(self._left)
+            return
+        others = tuple(type for type in self._paces if type not in self._short)
+        for_others = self._concurrency - self._count(others)
+        now = time.monotonic()
+        if for_others > 0 and (thorough or now >= self._long_due):
+            self._long_due = now + LONG_PAUSE
+            yield Ask(for_others, others)
+        if self._left >= (1 if thorough else self._least):
+            yield Ask(self._left, tuple(self._short))
+
+    def _count(self, types: Iterable[str] | None = None) -> int:
+        if types is None:
+            return len(self.held)
+        return sum(self._claimed[type] - self._settled[type] for type in types)
 
     @property
     def is_full(self) -> bool:
         """Was there too little room to claim at the last measure?"""
-        return self._wanted < self._least
+        return self._left < self._least
 
     @property
     def changed(self) -> bool:
         """Has anything been settled since the last measure?"""
-        return self._settled != self._seen
+        return self._acknowledged != self._seen
 
     @property
     def has_more(self) -> bool:
         """Is it worth looking again at once: may there be more, and is there room?"""
-        return self._more and self._wanted >= self._least
+        return self._more and self._left >= self._least
 
     def threads_for(self, tasks: Sequence[Claimed]) -> int:
         """How many threads to wake for ``tasks``."""
@@ -128,8 +188,8 @@ class Room:
     def held_up(self, threads: ThreadSlots, coroutines: AsyncSlots) -> bool:
         """Are tasks queued that no slot has taken for a while? Then stop claiming ahead, too."""
         now = time.monotonic()
-        if self._stuck(threads, coroutines, now) < self._concurrency or self._moved[1] != self._settled:
-            self._moved = (now, self._settled)
+        if self._stuck(threads, coroutines, now) < self._concurrency or self._moved[1] != self._acknowledged:
+            self._moved = (now, self._acknowledged)
             return False
         if now - self._moved[0] < HELD_UP:
             return False
@@ -141,8 +201,8 @@ class Room:
         return max(held, sum(1 for since in list(coroutines.busy.values()) if now - since > 2 * SHORT))
 
     def _measure_rate(self, now: float) -> None:
-        since, settled = self._window
+        since, acknowledged = self._window
         if now - since >= 0.02:
-            rate = (self._settled - settled) / (now - since)
+            rate = (self._acknowledged - acknowledged) / (now - since)
             self._rate = rate if rate > self._rate else self._rate + (rate - self._rate) * 0.2
-            self._window = (now, self._settled)
+            self._window = (now, self._acknowledged)

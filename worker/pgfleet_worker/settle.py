@@ -10,10 +10,9 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from itertools import groupby
-from operator import attrgetter
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, cast
 
 import psycopg
 
@@ -22,22 +21,35 @@ from pgfleet.errors import DatabaseAway, LostTask
 from pgfleet.log import Logger
 from pgfleet.settings import Settings
 from pgfleet_worker.backoff import Backoff
-from pgfleet_worker.outcome import Failure, Outcome, Published, Released, Success, of_exception
+from pgfleet_worker.outcome import Failure, Outcome, Published, Released, Success
 
 #: The most outcomes in one statement. 500 to 2,000 measured within 3 % of each other.
 BATCH = 1000
 
-Batched = TypeVar("Batched", Success, Released)
-_WORKER = attrgetter("worker")
+#: The most characters of results in one statement: Postgres takes no value over 1 GB.
+BATCH_SIZE = 16 * 1024 * 1024
+
+UNRECORDABLE = "The task's outcome could not be recorded; its operators see why."
 
 
 class Settler:
-    """Takes outcomes from any thread; ``on_settled(count)`` is told of each batch that Postgres has acknowledged."""
+    """Takes outcomes from any thread.
 
-    def __init__(self, settings: Settings, log: Logger, on_settled: Callable[[int], None]) -> None:
+    ``on_settled(outcomes)`` is told of those that Postgres has acknowledged, ``on_waiting(seconds)`` of each failed task
+    that is due again in so many seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: Logger,
+        on_settled: Callable[[list[Outcome]], None],
+        on_waiting: Callable[[float], None],
+    ) -> None:
         self._settings = settings
         self._log = log
         self._on_settled = on_settled
+        self._on_waiting = on_waiting
         self._outcomes: deque[Outcome] = deque()
         self._idle = False
         self._bell = threading.Lock()
@@ -87,9 +99,13 @@ class Settler:
     def _gather(self) -> list[Outcome]:
         outcomes = self._outcomes
         batch: list[Outcome] = []
+        size = 0
         try:
-            while len(batch) < BATCH:
-                batch.append(outcomes.popleft())
+            while len(batch) < BATCH and size < BATCH_SIZE:
+                outcome = outcomes.popleft()
+                batch.append(outcome)
+                if type(outcome) is Success and outcome[3] is not None:
+                    size += len(outcome[3])
         except IndexError:
             pass
         return batch
@@ -97,49 +113,50 @@ class Settler:
     def _deliver(self, batch: list[Outcome]) -> None:
         """Record ``batch``, however often Postgres goes away meanwhile: all of it may be said twice without harm."""
         waiting = Backoff()
-        successes = [o for o in batch if type(o) is Success]
-        released = [o for o in batch if type(o) is Released]
-        others = [o for o in batch if type(o) is not Success and type(o) is not Released]
-        while successes or released or others:
+        groups = deque(_groups(batch))
+        while groups:
+            group = groups[0]
             try:
-                conn = self._connection()
-                if successes:
-                    self._by_worker(conn, successes, self._finish)
-                    self._on_settled(len(successes))
-                    successes = []
-                if released:
-                    self._by_worker(conn, released, self._release)
-                    self._on_settled(len(released))
-                    released = []
-                while others:
-                    self._settle(conn, others[-1])
-                    others.pop()
-                    self._on_settled(1)
-            except (psycopg.Error, DatabaseAway) as error:
-                # Whatever it is (Postgres away, its disk full, a deadlock): the work is done and must not be forgotten.
-                left = len(successes) + len(released) + len(others)
-                pause = waiting.next()
-                self._log.warning("settle.waiting", outcomes=left, error=str(error), pause=round(pause, 3))
-                time.sleep(pause)
+                self._record(group)
+            except Exception as error:
+                if _may_pass(error):
+                    pause = waiting.next()
+                    outcomes = sum(len(g) for g in groups)
+                    self._log.warning("settle.waiting", outcomes=outcomes, error=str(error), pause=round(pause, 3))
+                    time.sleep(pause)
+                    continue
+                groups.popleft()
+                if len(group) > 1:  # one of them is at fault: each alone, so that it fails alone
+                    groups.extendleft([outcome] for outcome in group)
+                    continue
+                self._log.error("settle.refused", task=group[0].id, attempt=group[0].attempt, error=str(error))
+                instead = _instead(group[0], error)
+                if instead is not None:
+                    groups.appendleft([instead])
+                    continue
+            else:
+                groups.popleft()
+            self._on_settled(group)
+
+    def _record(self, group: list[Outcome]) -> None:
+        conn, first = self._connection(), group[0]
+        if type(first) is Success:
+            self._finish(conn, first.worker, cast("list[Success]", group))
+        elif type(first) is Released:
+            self._release(conn, first, group)
+        else:
+            self._settle(conn, first)
 
     def _connection(self) -> db.Connection:
         if self._conn is None or self._conn.closed:
-            self._conn = db.connect(self._settings, "pgfleet settle")
+            self._conn = db.connect(self._settings, "pgfleet settle", engine=True)
         return self._conn
 
-    def _by_worker(
-        self, conn: db.Connection, outcomes: list[Batched], settle: Callable[[db.Connection, str, list[Batched]], None]
-    ) -> None:
-        if len({o[2] for o in outcomes}) == 1:  # more than one worker id only after a lease was lost
-            settle(conn, outcomes[0].worker, outcomes)
-            return
-        for worker, group in groupby(sorted(outcomes, key=_WORKER), _WORKER):
-            settle(conn, worker, list(group))
-
-    def _release(self, conn: db.Connection, worker: str, outcomes: list[Released]) -> None:
+    def _release(self, conn: db.Connection, first: Released, outcomes: list[Outcome]) -> None:
         ids, attempts = [o.id for o in outcomes], [o.attempt for o in outcomes]
-        row = conn.execute(self._queries["release"], (worker, ids, attempts)).fetchone()
-        self._log.info("task.released", worker=worker, tasks=len(ids), held=row and row[0])
+        delay = timedelta(seconds=first.delay)
+        row = conn.execute(self._queries["release"], (first.worker, ids, attempts, delay)).fetchone()
+        self._log.info("task.released", worker=first.worker, tasks=len(ids), held=row and row[0])
 
     def _finish(self, conn: db.Connection, worker: str, outcomes: list[Success]) -> None:
         # Array literals: psycopg's list dumper takes 4 times as long. No results at all: null, which unnest pads.
@@ -178,13 +195,51 @@ class Settler:
                         give_up=outcome.give_up,
                         retry_in=outcome.retry_in,
                     ).fetchone()
-                    log.warning("task.failed", status=row and row[0], run_at=row and row[1], error=outcome.error)
-                case Success() | Released():
-                    raise TypeError("settled in batches")
+                    status, run_at, waits = row or (None, None, None)
+                    log.warning("task.failed", status=status, run_at=run_at, error=outcome.error)
+                    if status == "waiting" and waits is not None:
+                        self._on_waiting(waits)
+                case _:
+                    raise TypeError("recorded in groups")
         except LostTask:
             log.warning("task.lost", outcome=type(outcome).__name__.lower())
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
-            # Something in it that the tables refuse: the task has failed, and its operators see why.
-            if isinstance(outcome, Failure):
-                raise
-            self._settle(conn, of_exception(outcome.id, outcome.attempt, outcome.worker, error))
+
+
+def _groups(batch: list[Outcome]) -> Iterator[list[Outcome]]:
+    """What one statement records: successes of a worker, releases of a worker, anything else alone."""
+    together: dict[tuple[Any, ...], list[Outcome]] = {}
+    for outcome in batch:
+        if type(outcome) is Success:
+            key: tuple[Any, ...] = (Success, outcome[2])
+        elif type(outcome) is Released:
+            key = (Released, outcome.worker, outcome.delay)
+        else:
+            yield [outcome]
+            continue
+        group = together.get(key)
+        if group is None:
+            group = together[key] = []
+        group.append(outcome)
+    yield from together.values()
+
+
+def _may_pass(error: Exception) -> bool:
+    """May the same statement succeed later (Postgres away, its disk full, a right to be granted), or never?
+
+    Never: a value that the tables refuse or the types can't hold, and anything that is not Postgres's error.
+    """
+    if isinstance(error, DatabaseAway):
+        return True
+    if not isinstance(error, psycopg.Error) or isinstance(error, psycopg.DataError | psycopg.IntegrityError):
+        return False
+    return (error.sqlstate or "")[:2] not in ("21", "22", "23", "54") and error.sqlstate not in ("42883", "42804")
+
+
+def _instead(outcome: Outcome, error: Exception) -> Outcome | None:
+    """What to record of an outcome that can't be recorded: a failure, in words that fit anywhere; then a release."""
+    fence = outcome.id, outcome.attempt, outcome.worker
+    if isinstance(outcome, Released):
+        return None
+    if isinstance(outcome, Failure) and outcome.error == UNRECORDABLE:
+        return Released(*fence, delay=60.0)
+    return Failure(*fence, UNRECORDABLE, ascii(str(error))[:2000], give_up=True, retry_in=None)

@@ -17,6 +17,7 @@ from psycopg.sql import SQL, Literal
 
 from pgfleet import sql, volume
 from pgfleet.errors import PgfleetError
+from pgfleet.tasks import MAX_BIGINT
 from pgfleet_worker.handler import GiveUp, handler
 from pgfleet_worker.outcome import Export
 from pgfleet_worker.task import Task
@@ -115,6 +116,6 @@ def owner_of(task: Task) -> int:
     except ValueError:
         data = None
     owner = data.get("owner_id", task.created_by) if isinstance(data, dict) else None
-    if not isinstance(owner, int) or isinstance(owner, bool):
+    if not isinstance(owner, int) or isinstance(owner, bool) or abs(owner) > MAX_BIGINT:
         raise GiveUp('The task\'s data must be a JSON object like {"owner_id": 1}, or nothing.')
     return owner

@@ -1,0 +1,179 @@
+"""``python3 run.py bench [SCENARIO …]``: brings up its own Postgres, measures, prints a table.
+
+Peers are installed into an environment of their own at the first run with peers; ``--peers none`` does without.
+Exit code 0 when everything was measured, whether or not the targets were reached; 1 when something failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tests.benchmarks import machine, peers, report
+from tests.benchmarks.harness import Bench
+from tests.benchmarks.processes import ROOT, environment
+from tests.benchmarks.scenarios import NAMES, about, find
+from tests.benchmarks.server import OPTIONS
+
+HERE = Path(__file__).parent
+
+
+def main(arguments: list[str]) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.write_results and options.quick:
+        parser.error("RESULTS.md holds a full run: leave out --quick or --write-results.")
+    names = options.scenario or list(NAMES)
+    # A SIGTERM ends us as Ctrl-C does: through every `finally`, and so without leaving a process or a database.
+    signal.signal(signal.SIGTERM, _interrupt)
+    done = {}
+    if options.add and options.json is not None and options.json.exists():
+        done = json.loads(options.json.read_text(encoding="utf-8"))["scenarios"]
+    chosen, left_out = _peers(options)
+    bench = Bench(options.env, chosen, options.rounds or (1 if options.quick else 3), options.quick)
+    found: dict[str, Any] = {
+        "command": _command(options),
+        "quick": bench.quick,
+        "rounds": bench.rounds,
+        "machine": machine.describe(),
+        "scenarios": done,
+        "left_out": left_out,
+    }
+    interrupted = False
+    try:
+        found["postgres"] = {
+            "version": bench.server.version(),
+            "options": dict(OPTIONS),
+            "file_system": machine.file_system(bench.server.folder),
+        }
+        for name in names:
+            bench.say(f"== {name}")
+            began = time.monotonic()
+            try:
+                result = find(name)(bench).as_json()
+            except Exception as error:  # the others are still worth measuring
+                bench.failures.append(f"{name}: {error!r}")
+                bench.say(f"{name} FAILED: {error!r}")
+                result = {"rows": [], "charts": [], "detail": {}, "error": repr(error)}
+            result["seconds"] = round(time.monotonic() - began, 1)
+            found["scenarios"][name] = result
+            report.show(name, result)
+            _write(options.json, found, bench)
+    except KeyboardInterrupt:
+        interrupted = True
+        print("Interrupted; what was measured is kept.", file=sys.stderr)
+    finally:
+        bench.close()
+    if interrupted:
+        return 130
+    found["scenarios"] = {name: found["scenarios"][name] for name in NAMES if name in found["scenarios"]}
+    _write(options.json, found, bench)
+    if options.out is not None or options.write_results:
+        _plots(found, options.out or HERE / "results", options.env)
+    if options.write_results:
+        folder = (options.out or HERE / "results").resolve()
+        beside = folder if folder.parent == HERE else None
+        (HERE / "RESULTS.md").write_text(report.markdown(found, beside), encoding="utf-8")
+    for failure in bench.failures:
+        print(f"FAILED: {failure}", file=sys.stderr)
+    return 1 if bench.failures else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    words = {name: about(name).splitlines()[0] for name in NAMES}
+    listing = "\n".join(f"  {name:<10} {line}" for name, line in words.items())
+    parser = argparse.ArgumentParser(
+        prog="run.py bench", description=f"Measure pgfleet.\n\nscenarios:\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("scenario", nargs="*", choices=[*NAMES, []], metavar="SCENARIO", help="default: all")
+    parser.add_argument("--peers", help=f"comma-separated, or none; default: all ({', '.join(peers.PEERS)})")
+    parser.add_argument("--rounds", type=int, help="how often all take turns (default: 3; 1 with --quick)")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: small, without peers unless named")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to FILE")
+    parser.add_argument("--add", action="store_true", help="keep what FILE holds of scenarios that are not run now")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="draw a PNG of each scenario into DIR")
+    parser.add_argument(
+        "--write-results", action="store_true", help="write tests/benchmarks/RESULTS.md, and its PNGs to results/"
+    )
+    parser.add_argument(
+        "--env", type=Path, default=ROOT / ".pgfleet" / "bench", metavar="DIR",
+        help="where the peers and matplotlib are installed (default: .pgfleet/bench)",
+    )  # fmt: skip
+    return parser
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command line but for where its output went, which is nobody's business elsewhere."""
+    words = ["python3 run.py bench", *options.scenario]
+    words += [f"--peers {options.peers}"] if options.peers else []
+    words += [f"--rounds {options.rounds}"] if options.rounds else []
+    return " ".join([*words, *(["--quick"] if options.quick else [])])
+
+
+def _peers(options: argparse.Namespace) -> tuple[list[peers.Peer], list[str]]:
+    """The peers to measure, installed, and why others are left out."""
+    if options.peers == "none" or (options.peers is None and options.quick):
+        return [], []
+    names = list(peers.PEERS) if options.peers is None else options.peers.split(",")
+    unknown = [name for name in names if name not in peers.PEERS]
+    if unknown:
+        raise SystemExit(f"No peer {', '.join(unknown)}; there are: {', '.join(peers.PEERS)}.")
+    wanted = [peers.PEERS[name] for name in names]
+    left_out = [reason for peer in wanted if (reason := peer.unavailable())]
+    chosen = [peer for peer in wanted if peer.available()]
+    if chosen:
+        peers.install(options.env)
+    return chosen, left_out
+
+
+def _write(path: Path | None, found: dict[str, Any], bench: Bench) -> None:
+    found["failures"] = bench.failures
+    found["peers"] = {
+        peer.name: {"description": peer.description, "settings": bench.peer_settings.get(peer.name)}
+        for peer in bench.peers
+    }
+    if path is not None:
+        partial = path.with_name(path.name + ".part")
+        partial.write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
+        partial.replace(path)
+
+
+def _plots(found: dict[str, Any], folder: Path, env: Path) -> None:
+    """Draw by matplotlib, which lives in an environment of its own: the project doesn't need it."""
+    python = env / "plot" / "bin" / "python"
+    pins = HERE / "plot-requirements.txt"
+    stamp = env / "plot" / ".stamp"
+    if not stamp.exists() or stamp.read_text() != pins.read_text():
+        shutil.rmtree(env / "plot", ignore_errors=True)
+        if uv := shutil.which("uv"):
+            make = [uv, "venv", "--quiet", "--python", sys.executable, str(env / "plot")]
+            fill = [uv, "pip", "install", "--quiet", "--python", str(python), "-r", str(pins)]
+        else:
+            make = [sys.executable, "-m", "venv", str(env / "plot")]
+            fill = [str(python), "-m", "pip", "install", "--quiet", "-r", str(pins)]
+        for line in (make, fill):
+            subprocess.run(line, check=True, env={k: v for k, v in environment().items() if k != "VIRTUAL_ENV"})
+        stamp.write_text(pins.read_text())
+    data = folder / "results.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    data.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+    # -P: this folder has an http.py, which must not stand in for the standard library's.
+    subprocess.run([python, "-P", HERE / "plot.py", data, folder], check=True)
+    data.unlink()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,70 @@
+"""1, 50 and 200 idle workers that LISTEN: how fast 32 clients create by the API's path, and how soon a task starts.
+
+The workers are real ones, 50 to a process, each in a thread: 200 processes would need 10 GB. Every task must be claimed
+once (attempt 1), however many were woken for it.
+"""
+
+from __future__ import annotations
+
+import time
+
+from tests.benchmarks import creating, fleet, stamp
+from tests.benchmarks.harness import PGFLEET, Bench, Result, percentile
+from tests.benchmarks.processes import BenchmarkFailed, children, module
+from tests.benchmarks.scenarios import latency
+from tests.benchmarks.server import Database, Server
+
+A_PROCESS = 50
+
+
+def run(bench: Bench) -> Result:
+    result, counts = Result(), [1, 5] if bench.quick else [1, 50, 200]
+    rates: dict[str, list[float]] = {}
+    waits: dict[str, list[float]] = {}
+    # A worker may hold 4 connections: LISTEN, claim, settle, heartbeat.
+    with bench.other_server(max_connections="1000") as server:
+        for number in range(1, bench.rounds + 1):
+            for count in counts:
+                rate, wait = _measure(bench, server, count)
+                rates.setdefault(f"{count}", []).append(rate)
+                waits.setdefault(f"{count}", []).append(wait)
+                bench.say(f"listeners {number}/{bench.rounds}: {count}: {rate:,.0f} created/s, {wait:.2f} ms")
+    middle = {}
+    for count in counts:
+        middle[count] = result.add(PGFLEET, f"created, {count} listening", rates[str(count)], "tasks/s")
+        result.add(PGFLEET, f"p50 latency, {count} listening", waits[str(count)], "ms")
+    share = middle[counts[-1]] / middle[counts[0]]
+    metric = f"creation rate with {counts[-1]} / with {counts[0]}"
+    result.add(PGFLEET, metric, share, "×", target="≥ 0.7", reached=lambda v: v >= 0.7)
+    once = "every task claimed once"
+    result.add(PGFLEET, once, 1, "", target="yes", reached=bool, note="a run with a second attempt fails")
+    result.bars("creation by 32 clients, workers listening", "tasks/s", rates)
+    result.bars("p50 latency, workers listening", "ms", waits)
+    return result
+
+
+def _measure(bench: Bench, server: Server, count: int) -> tuple[float, float]:
+    with server.database() as database, stamp.listening() as stamps:
+        fleet.register(database, "noop", "noop_stamp")
+        database.settle_down()
+        sizes = [min(A_PROCESS, count - at) for at in range(0, count, A_PROCESS)]
+        lines = [module("tests.benchmarks.idle_workers", database.url, size) for size in sizes]
+        with children(lines, env=stamps.env, talks=True) as started:
+            for child in started:
+                child.line()
+            fleet.wait_registered(database, count, started, timeout=120)
+            time.sleep(1)
+            taken = latency.by_create_task(database, stamps, bench.size(200, 30))
+            rate = creating.rate(database, "api", seconds=1.0 if bench.quick else 5.0)
+            _all_once(database)
+        return rate, percentile(taken, 0.5)
+
+
+def _all_once(database: Database, timeout: float = 120.0) -> None:
+    deadline = time.monotonic() + timeout
+    while left := database.value("select count(*) from tasks where status <> 'success'"):
+        if time.monotonic() > deadline:
+            raise BenchmarkFailed(f"{left} tasks are left after {timeout:g} s")
+        time.sleep(0.2)
+    if twice := database.value("select count(*) from tasks where attempt <> 1"):
+        raise BenchmarkFailed(f"{twice} tasks were claimed more than once")

@@ -1,0 +1,83 @@
+"""The benchmark suite runs: a smoke run of two scenarios. No figure is judged here, only that there are some."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.support.waiting import wait_until
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """Where the run puts its Postgres: not pytest's folder, which is 0700 and whose long name no socket's path bears."""
+    folder = Path(tempfile.mkdtemp(prefix="pgfleet-bench-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def bench(scratch: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A smoke run of ``drain`` and ``latency``, just started; it writes ``found.json``."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": str(scratch)}
+    arguments = ["drain", "latency", "--quick", "--json", str(tmp_path / "found.json")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.benchmarks", *arguments],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_quick_run_measures_and_shows_it(bench: subprocess.Popen[bytes], scratch: Path, tmp_path: Path) -> None:
+    out, err = bench.communicate(timeout=120)
+    assert bench.returncode == 0, err.decode()
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert list(found["scenarios"]) == ["drain", "latency"]
+    for result in found["scenarios"].values():
+        assert result["rows"]
+        assert all(row["value"] > 0 and not math.isnan(row["value"]) for row in result["rows"])
+    assert found["machine"]["cores"] > 0
+    assert found["postgres"]["options"]["fsync"] == "on"
+    assert b"share of the limit" in out
+    assert list(scratch.iterdir()) == []
+
+
+def test_an_interrupted_run_leaves_nothing_behind(bench: subprocess.Popen[bytes], scratch: Path) -> None:
+    wait_until(lambda: any(" worker " in line for line in _running(scratch)), 60, what="a worker of the run")
+    bench.send_signal(signal.SIGINT)
+    bench.communicate(timeout=60)
+    assert bench.returncode == 130
+    wait_until(lambda: not _running(scratch), what="the end of all that it started")
+    assert list(scratch.iterdir()) == []
+
+
+def _running(scratch: Path) -> list[str]:
+    """The command lines of the processes that know of ``scratch``, by their own arguments or their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # gone meanwhile
+            line = (process / "cmdline").read_bytes()
+            if bytes(scratch) in line or bytes(scratch) in (process / "environ").read_bytes():
+                found.append(line.replace(b"\0", b" ").decode(errors="replace"))
+    return found
