@@ -25,7 +25,7 @@ MOST_WAITING = 10_000
 
 #: Seconds between two round trips: a lone id never waits, and a busy API does not spend a third of its time on hints.
 #: Each sleeper is woken by every notification: the more of them, the fewer, with more ids in each.
-PAUSE = 0.002
+PAUSE = 0.005
 PAUSE_PER_SLEEPER = 50e-6
 MOST_PAUSE = 0.02
 

@@ -127,7 +127,7 @@ def insert_allowed(conn: db.Connection, wanted: Sequence[Wanted]) -> list[tuple[
     Answers, in their order, (id, was it created?), or None for a task that was passed over because its type is unknown
     or, unless ``any_type``, not marked for readers.
     """
-    rows = [{"n": n, **vars(task)} for n, task in enumerate(wanted)]
+    rows = [{"n": n} | {k: v for k, v in vars(task).items() if v is not None} for n, task in enumerate(wanted)]
     made = db.call(
         conn, sql.queries("tasks")["insert_allowed_tasks"], rows=json.dumps(rows, default=datetime.isoformat)
     )
