@@ -1,6 +1,6 @@
 """Creating tasks for many requests at once: those that come while an insert is under way share the next.
 
-The first requests insert their tasks at once, each alone. Others that arrive meanwhile queue up; when one of the first is
+The first request inserts its task at once, alone. Others that arrive meanwhile queue up; when the first is
 answered, one of them inserts for all: one statement, one commit, one flush for the lot. No timer, no thread, no delay
 for a lone request. Figures: README.md.
 """
