@@ -156,3 +156,9 @@ def test_a_broken_up_json_is_an_error_that_names_the_file(tmp_path: Path, conten
     with pytest.raises(SettingsError, match=r"up\.json can't be read") as caught:
         read(tmp_path)
     assert "pgfleet up" in str(caught.value.hint)
+
+
+def test_a_nickname_with_a_colon_is_refused_wherever_it_comes_from() -> None:
+    for given in ({"env": {"PGFLEET_NICKNAME": "a:b"}}, {"env": {}, "nickname": "a:b"}):
+        with pytest.raises(SettingsError, match="without colons"):
+            from_env(**given)  # type: ignore[arg-type]

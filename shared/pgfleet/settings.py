@@ -1,7 +1,7 @@
 """Settings: the ``PGFLEET_*`` variables, read once into a frozen object.
 
-Every variable is documented here, in the field that holds it; the README's table and ``pgfleet settings`` are made
-from these. An unknown or malformed variable is refused by name, so that a typing error can't be a silent default.
+Every variable is documented here, in the field that holds it; ``pgfleet settings`` prints them all, the README's table
+is a choice of them. An unknown or malformed variable is refused by name: a typing error can't be a silent default.
 """
 
 from __future__ import annotations
@@ -27,6 +27,12 @@ FOREIGN = frozenset({"PGFLEET_TEST_DB", "PGFLEET_TEST_DATABASE_URL", "PGFLEET_TE
 def _text(value: str) -> str:
     if not value.strip():
         raise ValueError("a non-empty text")
+    return value
+
+
+def _nickname(value: str) -> str:
+    if not re.fullmatch(r"[^\s:]{1,100}", value):
+        raise ValueError("a name without colons or spaces, at most 100 characters")
     return value
 
 
@@ -102,7 +108,7 @@ class Settings:
     api_threads: int = _field(16, _int(1, 256), "Requests the API answers at once; also its most Postgres connections.")
     api_max_body: int = _field(1_048_576, _int(1024, 1_073_741_824), "Largest request body, in bytes.")
 
-    nickname: str = _field("", _text, "The worker's name before the colon in nickname:UUID.")
+    nickname: str = _field("", _nickname, "The worker's name before the colon in nickname:UUID.")
     node: str = _field(socket.gethostname, _text, "This server's name; several workers may share it.")
     types: tuple[str, ...] = _field(
         (), _list, "Task types this worker takes, comma-separated; all it has handlers for."
@@ -154,7 +160,14 @@ def from_env(env: Mapping[str, str] | None = None, **overrides: Any) -> Settings
         except ValueError as error:
             shown = "it" if "SECRET" in name or name == "PGFLEET_DATABASE_URL" else repr(raw)
             raise SettingsError(f"Setting {name} is malformed: expected {error}, {shown} is not.") from None
-    values.update({key: value for key, value in overrides.items() if value is not None})
+    for key, value in overrides.items():
+        if isinstance(value, str):  # from a command's option: as particular as the variable
+            try:
+                value = FIELDS[PREFIX + key.upper()].metadata["parse"](value)
+            except ValueError as error:
+                raise SettingsError(f"{key} is malformed: expected {error}, {value!r} is not.") from None
+        if value is not None:
+            values[key] = value
     settings = Settings(**values)
     if settings.heartbeat > settings.lease / 3:
         raise SettingsError(

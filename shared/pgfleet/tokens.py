@@ -24,7 +24,8 @@ from pgfleet.settings import Settings
 
 ADMIN_ROLES = frozenset({"admin", "ADMIN", "ADMINISTRATOR", "internal_admin"})
 
-#: How far two servers' clocks may differ.
+#: How far two servers' clocks may differ, for `iat` and `nbf`: a token just issued elsewhere is good at once. An expired
+#: one is expired: `exp` has no leeway, as Flask-JWT-Extended has none.
 LEEWAY = timedelta(seconds=10)
 
 #: Bytes; what RFC 7518 asks of an HS256 secret. BookLogr takes shorter ones, so they are warned of, not refused.
@@ -141,7 +142,9 @@ class Verifier:
             self._seen.clear()
         until = now + REMEMBERED
         if "exp" in claims:
-            until = min(until, int(claims["exp"]) + LEEWAY.total_seconds())
+            until = min(until, int(claims["exp"]))
+            if until <= now:
+                raise InvalidToken("The token has expired.", hint="Log in again.")
         self._seen[token] = user, until
         return user
 
