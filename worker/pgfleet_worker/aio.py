@@ -7,16 +7,23 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 from pgfleet_worker.outcome import Claimed
 
 
 class AsyncSlots:
-    """Up to ``size`` coroutines at once; the rest of what was offered waits in the loop's own queue."""
+    """Up to ``size`` coroutines at once; the rest of what was offered waits in the loop's own queue.
 
-    def __init__(self, size: int, run: Callable[[Claimed], Awaitable[None]]) -> None:
+    ``abandoned(task)`` is told of one that was cancelled before its first step, of which ``run`` knows nothing.
+    """
+
+    def __init__(
+        self, size: int, run: Callable[[Claimed], Awaitable[None]], abandoned: Callable[[Claimed], None]
+    ) -> None:
         self.size = size
         self._run = run
+        self._abandoned = abandoned
         self._queue: deque[Claimed] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -59,10 +66,13 @@ class AsyncSlots:
             self.busy[claimed.id] = time.monotonic()
             task = asyncio.ensure_future(self._run(claimed), loop=self._loop)
             self._tasks[claimed.id] = task
-            task.add_done_callback(lambda _, id=claimed.id: self._done(id))  # type: ignore[misc]
+            task.add_done_callback(partial(self._done, claimed))
 
-    def _done(self, id: int) -> None:
-        del self._tasks[id]
-        self.busy.pop(id, None)
+    def _done(self, claimed: Claimed, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(claimed.id) is task:  # else a newer attempt has its place
+            del self._tasks[claimed.id]
+            self.busy.pop(claimed.id, None)
+        if task.cancelled():
+            self._abandoned(claimed)
         if self._queue:
             self._fill()

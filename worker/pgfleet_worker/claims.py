@@ -3,7 +3,7 @@
 A lane is a (type, priority); its watermark is the last id this worker claimed there. Behind it the claim costs the same
 however many dead entries a long transaction keeps at the queue's front. What lands before it (a late commit, a retried
 task) or in a lane not yet known (another priority) is found by the id in its notification, or by a look from the front,
-which may have to walk all those dead entries: so such looks take at most a tenth of the time, whatever one costs.
+which may have to walk all those dead entries: so such looks take at most a thirtieth of the time, whatever one costs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Lane = tuple[str, int]
 #: Lanes remembered; the least recently used are dropped and found again from the front.
 MOST_LANES = 32
 #: A look from the front may take this part of the time...
-FRONT_SHARE = 0.1
+FRONT_SHARE = 0.03
 #: ...and while the lanes are full comes no more often than this, in seconds: what bounds a newcomer's wait.
 FRONT_PAUSE = 0.05
 

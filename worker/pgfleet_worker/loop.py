@@ -58,7 +58,9 @@ class Worker:
         self._settler = Settler(settings, self._log, self._settled, self._due_in)
         self._attempts = Attempts(settings, self._log, handlers, self._settler.put)
         self._threads = ThreadSlots(settings.concurrency, self._attempts.run)
-        self._coroutines = AsyncSlots(settings.concurrency, self._attempts.run_async)
+        self._coroutines = AsyncSlots(
+            settings.concurrency, self._attempts.run_async, lambda task: self._give_back([task])
+        )
         self._async = {name for name, handler in handlers.items() if handler.is_async}
         self._room = Room(settings.concurrency, self._attempts.paces)
         self._notified: list[int] = []
