@@ -55,7 +55,7 @@ def markdown(report: dict[str, Any], plots: Path | None) -> str:
     settings = ", ".join(f"`{name}={value}`" for name, value in postgres["options"].items())
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     lines = [
-        "# Results of the last full run",
+        "# Results",
         "",
         "Written by `python3 run.py bench --write-results`; not edited by hand. A row that a peer wins stays.",
         "",
