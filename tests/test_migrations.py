@@ -21,6 +21,9 @@ from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 MIGRATE = [sys.executable, "-m", "pgfleet.cli.main", "migrate"]
+#: What an empty schema lacks, in order; and the name of a migration that comes after them all.
+STEPS = [*sorted(path.stem for path in (sql.root() / "migrations").glob("*.sql")), "functions"]
+NEXT = f"{len(STEPS):04}_more"
 
 
 @pytest.fixture
@@ -64,10 +67,12 @@ def test_twenty_processes_at_once_migrate_once(empty_database: Database) -> None
     said = [process.communicate(timeout=120)[0].strip() for process in started]
     assert [process.returncode for process in started] == [0] * 20, said
     assert sorted(said) == [
-        "Applied to schema public: 0001_fleet, functions.",
+        f"Applied to schema public: {', '.join(STEPS)}.",
         *["Schema public is up to date."] * 19,
     ]
-    assert column(empty_database.connect(), "select number from pgfleet_migrations order by 1") == [0, 1]
+    assert column(empty_database.connect(), "select number from pgfleet_migrations order by 1") == list(
+        range(len(STEPS))
+    )
 
 
 def test_migrating_again_does_nothing(database: Database) -> None:
@@ -79,7 +84,7 @@ def test_migrating_again_does_nothing(database: Database) -> None:
 def test_check_tells_what_is_missing_and_changes_nothing(empty_database: Database) -> None:
     settings = empty_database.settings()
     before = standing(empty_database)
-    assert [step.name for step in migrate.check(settings).missing] == ["0001_fleet", "functions"]
+    assert [step.name for step in migrate.check(settings).missing] == STEPS
     assert standing(empty_database) == before
     migrate.migrate(settings)
     assert not migrate.check(settings)
@@ -93,7 +98,7 @@ def test_check_exits_with_1_until_nothing_is_missing(empty_database: Database) -
 
     missing = run("--check")
     assert missing.returncode == 1
-    assert missing.stderr == ("Error: Schema public lacks 0001_fleet, functions.\nHint: Apply them: pgfleet migrate.\n")
+    assert missing.stderr == (f"Error: Schema public lacks {', '.join(STEPS)}.\nHint: Apply them: pgfleet migrate.\n")
     assert run().returncode == 0
     assert (run("--check").returncode, run("--check").stdout) == (0, "Schema public is up to date.\n")
 
@@ -118,8 +123,8 @@ def test_an_edited_function_is_applied_anew_and_pinned_anew(database: Database, 
 
 def test_a_schema_newer_than_this_version_is_refused(database: Database) -> None:
     conn = database.connect()
-    conn.execute("insert into pgfleet_migrations (number, name, checksum) values (9, '0009_later', 'x')")
-    with pytest.raises(SchemaError, match="has migration 0009, this version ends at 0001") as caught:
+    conn.execute("insert into pgfleet_migrations (number, name, checksum) values (9999, '9999_later', 'x')")
+    with pytest.raises(SchemaError, match=f"has migration 9999, this version ends at {STEPS[-2][:4]}") as caught:
         migrate.migrate(database.settings())
     assert "Upgrade pgfleet" in str(caught.value.hint)
     with pytest.raises(SchemaError, match="newer than this pgfleet"):
@@ -127,14 +132,14 @@ def test_a_schema_newer_than_this_version_is_refused(database: Database) -> None
 
 
 def test_a_migration_that_fails_leaves_nothing_of_itself(database: Database, sql_copy: Path) -> None:
-    second = sql_copy / "migrations" / "0002_more.sql"
+    second = sql_copy / "migrations" / f"{NEXT}.sql"
     second.write_text("create table half ();\nselect 1 / 0;\n")
     with pytest.raises(psycopg.errors.DivisionByZero):
         migrate.migrate(database.settings())
     assert "public.half" not in standing(database)
     second.write_text("create table half ();\n")
     sql.text.cache_clear()
-    assert [step.name for step in migrate.migrate(database.settings()).missing] == ["0002_more", "functions"]
+    assert [step.name for step in migrate.migrate(database.settings()).missing] == [NEXT, "functions"]
     assert "public.half" in standing(database)
 
 
@@ -235,8 +240,8 @@ def test_processes_refuse_to_start_on_a_schema_that_lacks_something(
     database: Database, settings: Settings, sql_copy: Path
 ) -> None:
     migrate.require_current(database.connect(), settings)
-    (sql_copy / "migrations" / "0002_more.sql").write_text("select 1;")
-    with pytest.raises(SchemaError, match="lacks 0002_more, functions") as caught:
+    (sql_copy / "migrations" / f"{NEXT}.sql").write_text("select 1;")
+    with pytest.raises(SchemaError, match=f"lacks {NEXT}, functions") as caught:
         migrate.require_current(database.connect(), settings)
     assert caught.value.hint == "Run `pgfleet migrate` first."
 

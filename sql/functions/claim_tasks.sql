@@ -40,7 +40,7 @@ begin
     elsif lane_types is null and cardinality(types) = 1 then
         chosen := array(
             select t.id from tasks t
-            where t.status = 'fresh' and t.type = types[1]
+            where t.status = 'fresh' and t.node is null and t.type = types[1]
             order by t.priority desc, t.id limit quantity
             for update skip locked);
     elsif lane_types is null then
@@ -48,19 +48,21 @@ begin
             select l.id from (
                 select c.type, count(*) as share from (
                     select f.type, f.priority, f.id from unnest(types) y(type) cross join lateral (
-                        select t.type, t.priority, t.id from tasks t where t.status = 'fresh' and t.type = y.type
+                        select t.type, t.priority, t.id from tasks t
+                        where t.status = 'fresh' and t.node is null and t.type = y.type
                         order by t.priority desc, t.id limit quantity) f
                     order by f.priority desc, f.id limit quantity) c
                 group by c.type) s
             cross join lateral (
-                select t.id, t.priority from tasks t where t.status = 'fresh' and t.type = s.type
+                select t.id, t.priority from tasks t where t.status = 'fresh' and t.node is null and t.type = s.type
                 order by t.priority desc, t.id limit s.share
                 for update skip locked) l
             order by l.priority desc, l.id);
     elsif cardinality(lane_types) = 1 then
         chosen := array(
             select t.id from tasks t
-            where t.status = 'fresh' and t.type = lane_types[1] and t.priority = lane_priorities[1] and t.id > lane_after[1]
+            where t.status = 'fresh' and t.node is null
+              and t.type = lane_types[1] and t.priority = lane_priorities[1] and t.id > lane_after[1]
             order by t.id limit quantity
             for update skip locked);
     else
@@ -70,13 +72,15 @@ begin
                     select f.type, f.priority, f.id, y.after
                     from unnest(lane_types, lane_priorities, lane_after) y(type, priority, after) cross join lateral (
                         select t.type, t.priority, t.id from tasks t
-                        where t.status = 'fresh' and t.type = y.type and t.priority = y.priority and t.id > y.after
+                        where t.status = 'fresh' and t.node is null
+                          and t.type = y.type and t.priority = y.priority and t.id > y.after
                         order by t.id limit quantity) f
                     order by f.priority desc, f.id limit quantity) c
                 group by c.type, c.priority, c.after) s
             cross join lateral (
                 select t.id, t.priority from tasks t
-                where t.status = 'fresh' and t.type = s.type and t.priority = s.priority and t.id > s.after
+                where t.status = 'fresh' and t.node is null
+                  and t.type = s.type and t.priority = s.priority and t.id > s.after
                 order by t.id limit s.share
                 for update skip locked) l
             order by l.priority desc, l.id);
