@@ -159,6 +159,54 @@ def admin_token(settings: Settings) -> str:
 
 
 @pytest.fixture
+def client(settings: Settings) -> Iterator[Any]:
+    """Calls an API with ``settings``, in this process."""
+    from pgfleet_api import create_app
+    from pgfleet_api.state import KEY
+
+    app = create_app(settings)
+    yield app.test_client()
+    app.extensions[KEY].close()
+
+
+@pytest.fixture
+def as_user(client: Any, settings: Settings) -> Callable[..., Any]:
+    """``as_user(id, role=None)(method, path, **kw)``: a call with that user's token."""
+    from pgfleet import tokens
+
+    def user(id: int, role: str | None = None) -> Callable[..., Any]:
+        token = tokens.mint(settings, id, role=role)
+
+        def call(method: str, path: str, **kw: Any) -> Any:
+            headers = {"Authorization": f"Bearer {token}", **kw.pop("headers", {})}
+            return client.open(path, method=method, headers=headers, **kw)
+
+        return call
+
+    return user
+
+
+@pytest.fixture
+def reader(as_user: Callable[..., Any]) -> Any:
+    """Calls as user 1, an ordinary reader."""
+    return as_user(1)
+
+
+@pytest.fixture
+def admin(as_user: Callable[..., Any]) -> Any:
+    """Calls as an admin, user 999."""
+    return as_user(999, "admin")
+
+
+@pytest.fixture
+def run(settings: Settings) -> Callable[..., Any]:
+    """``run("tasks", "list", X="…")``: the ``pgfleet`` command with the test's settings and the variables PGFLEET_X."""
+    from tests.support.cli import runner
+
+    return runner(settings)
+
+
+@pytest.fixture
 def own_postgres() -> Iterator[Any]:
     """A durable EmbeddedPostgres of this test's own, to stop, kill and start again; has no database of ours yet."""
     bin_dir = os.environ.get("PGFLEET_TEST_PG_BIN")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import pty
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -18,25 +15,8 @@ from click.testing import CliRunner, Result
 from pgfleet import __version__, tokens
 from pgfleet.cli import main as cli
 from pgfleet.settings import FIELDS, Settings
-from tests.support.database import environment
-from tests.support.fleet import WORKER, put, register
-
-Run = Callable[..., Result]
-
-
-def _ours(env: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name.startswith("PGFLEET_")}
-
-
-@pytest.fixture
-def run(settings: Settings) -> Run:
-    """``run("tasks", "list", X="…")``: the command with the test's settings and the variables PGFLEET_X."""
-
-    def run(*arguments: str, stdin: str | None = None, **variables: str) -> Result:
-        env = {**_ours(environment(settings)), **{f"PGFLEET_{name}": value for name, value in variables.items()}}
-        return CliRunner().invoke(cli.main, arguments, input=stdin, env=env, prog_name="pgfleet")
-
-    return run
+from tests.support.cli import Run, answered
+from tests.support.fleet import WORKER, register
 
 
 @pytest.fixture
@@ -48,12 +28,6 @@ def bare(tmp_path: Path) -> Run:
         return CliRunner().invoke(cli.main, arguments, env=env, prog_name="pgfleet")
 
     return bare
-
-
-def answered(result: Result) -> Any:
-    assert result.exit_code == 0, result.output
-    assert result.stderr == ""
-    return json.loads(result.stdout)
 
 
 # The command itself
@@ -140,126 +114,6 @@ def test_on_a_schema_that_was_never_migrated_the_next_command_is_named(run: Run)
     result = run("tasks", "list", SCHEMA="elsewhere")
     assert result.exit_code == 1
     assert "Hint: Run `pgfleet migrate` first." in result.stderr
-
-
-# Tasks
-
-
-def test_a_task_is_created_shown_cancelled_and_retried(run: Run, database: Any) -> None:
-    register(database.connect())
-    created = run("tasks", "create", "job", '{"a": 1}', "--user", "7", "--priority", "3", "--max-retries", "2")
-    id = created.stdout.strip()
-    assert id.isdigit()
-    row = answered(run("tasks", "show", id, "--json"))
-    assert (row["data"], row["created_by"], row["priority"], row["max_retries"]) == ('{"a": 1}', 7, 3, 2)
-    assert run("tasks", "cancel", id).stdout == f"Task {id} is cancelled.\n"
-    assert answered(run("tasks", "show", id, "--json"))["status"] == "cancelled"
-    assert run("tasks", "retry", id).stdout == f"Task {id} is fresh again.\n"
-    assert answered(run("tasks", "show", id, "--json"))["status"] == "fresh"
-
-
-def test_data_can_come_from_stdin_and_a_delayed_task_waits(run: Run, database: Any) -> None:
-    register(database.connect())
-    arguments = ["tasks", "create", "job", "-", "--user", "1", "--delay", "3600", "--retry-delay", "2.5", "--json"]
-    id = answered(run(*arguments, stdin="line\nline"))["task_id"]
-    row = answered(run("tasks", "show", str(id), "--json"))
-    assert (row["data"], row["status"], row["retry_delay"]) == ("line\nline", "waiting", 2.5)
-
-
-def test_two_ways_to_say_when_are_refused(run: Run) -> None:
-    result = run("tasks", "create", "job", "--user", "1", "--delay", "1", "--run-at", "2999-01-01")
-    assert (result.exit_code, "give one" in result.stderr) == (2, True)
-
-
-def test_a_unique_key_answers_the_task_that_holds_it(run: Run, database: Any) -> None:
-    register(database.connect())
-    ids = {run("tasks", "create", "job", "--user", "1", "--unique-key", "k").stdout for _ in range(2)}
-    assert len(ids) == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ([], ["failure", "started", "fresh"]),
-        (["--status", "fresh"], ["fresh"]),
-        (["--status", "fresh", "--status", "failure"], ["failure", "fresh"]),
-        (["--type", "csv_export"], []),
-        (["--created-by", "1", "--sort", "id"], ["fresh", "started", "failure"]),
-        (["--created-by", "2"], []),
-        (["--limit", "1", "--offset", "1"], ["started"]),
-        (["--sort", "status:asc"], ["failure", "fresh", "started"]),
-    ],
-)
-def test_the_list_takes_the_apis_filters(run: Run, database: Any, options: list[str], expected: list[str]) -> None:
-    conn = database.connect()
-    register(conn)
-    for status in ("fresh", "started", "failure"):
-        put(conn, status)
-    page = answered(run("tasks", "list", "--json", *options))
-    assert [row["status"] for row in page["list"]] == expected
-    assert page["pageSize"] == len(expected)
-    assert page["totalSize"] == (3 if "--limit" in options else len(expected))
-
-
-def test_in_a_pipe_a_row_is_a_line_of_tab_separated_cells(run: Run, database: Any) -> None:
-    conn = database.connect()
-    register(conn)
-    id = put(conn, "failure")
-    conn.execute("update tasks set error = E'two\\nlines\\tand a tab'")
-    head, line = run("tasks", "list").stdout.splitlines()
-    row = dict(zip(head.split("\t"), line.split("\t"), strict=True))
-    assert (row["id"], row["status"], row["worker"]) == (str(id), "failure", WORKER)
-    assert row["error"] == "two\\nlines\\tand a tab"
-    assert f"error\t{row['error']}" in run("tasks", "show", str(id)).stdout.splitlines()
-
-
-def test_on_a_terminal_the_list_is_a_table(settings: Settings, database: Any) -> None:
-    conn = database.connect()
-    register(conn)
-    put(conn, "failure")
-    conn.execute("update tasks set error = '[red]not markup[/red]'")
-    leader, follower = pty.openpty()
-    try:
-        env = {**environment(settings), "COLUMNS": "200", "TERM": "xterm"}
-        argv = [sys.executable, "-m", "pgfleet.cli.main", "tasks", "list"]
-        done = subprocess.run(argv, env=env, stdout=follower, stderr=subprocess.PIPE, timeout=30)
-        shown = os.read(leader, 65536).decode()
-    finally:
-        os.close(leader)
-        os.close(follower)
-    assert done.returncode == 0, done.stderr
-    assert "\t" not in shown
-    assert "[red]not markup[/red]" in shown
-
-
-def test_an_unknown_task_and_a_wrong_state_name_the_next_command(run: Run, database: Any) -> None:
-    conn = database.connect()
-    register(conn)
-    id = put(conn, "success")
-    missing = run("tasks", "show", "404")
-    assert missing.exit_code == 1
-    assert missing.stderr == "Error: No task exists with ID: 404\nHint: See which exist: pgfleet tasks list.\n"
-    refused = run("tasks", "cancel", str(id))
-    assert refused.exit_code == 1
-    assert refused.stderr.splitlines()[0] == f"Error: Task {id} can't be cancelled: it is success."
-
-
-def test_of_several_tasks_those_that_can_are_cancelled_and_the_exit_code_tells_of_the_others(
-    run: Run, database: Any
-) -> None:
-    conn = database.connect()
-    register(conn)
-    done, free = put(conn, "success"), put(conn, "fresh")
-    result = run("tasks", "cancel", str(done), "404", str(free))
-    assert result.exit_code == 1
-    assert result.stdout == f"Task {free} is cancelled.\n"
-    assert "Error: 2 of 3 tasks were refused." in result.stderr
-
-
-def test_an_unknown_type_is_refused_and_the_known_ones_are_named(run: Run) -> None:
-    result = run("tasks", "create", "nonesuch", "--user", "1")
-    assert result.exit_code == 1
-    assert 'Error: Unknown task type "nonesuch".\n  Known types: csv_export.' in result.stderr
 
 
 # The rest
