@@ -1,0 +1,130 @@
+"""Looks at the table: what is due, what may be claimed, what the table thinks we hold. And whether there is reason to look."""
+
+from __future__ import annotations
+
+import time
+
+from pgfleet import db, sql
+from pgfleet.log import Logger
+from pgfleet.settings import Settings
+from pgfleet_worker.attempt import Attempts
+from pgfleet_worker.bell import MOST_IDS
+from pgfleet_worker.claims import Claims
+from pgfleet_worker.outcome import Claimed
+from pgfleet_worker.room import Room
+
+#: Seconds between looks while idle but not yet asleep.
+NAP = 0.001
+#: Seconds between looks at a due task that somebody else has locked.
+LOCKED = 0.1
+
+
+class Looks:
+    """One worker's looks, all over the claims' connection. The loop's thread alone calls it, but for :meth:`due_in`."""
+
+    def __init__(self, settings: Settings, log: Logger, claims: Claims, attempts: Attempts, room: Room) -> None:
+        self._settings = settings
+        self._log = log
+        self._claims = claims
+        self._attempts = attempts
+        self._room = room
+        self._queries = sql.queries("workers")
+        self._notified: list[int] = []
+        self._due_soon: list[float] = []
+        self._reconcile_due = 0.0
+        #: When, on the monotonic clock, a waiting task may be due.
+        self.promote_due = 0.0
+        #: Must the next looks go on until one was from the front?
+        self.owed = False
+        #: Is the next look one of those that must leave nothing out?
+        self.thorough = True
+        #: Is there reason to look beyond the ids notified? Idle and asleep there is none.
+        self.wanted = True
+
+    def begin_anew(self) -> None:
+        """After a reconnect: everything may have changed."""
+        self.wanted = True
+        self.promote_due = self._reconcile_due = 0.0
+
+    @property
+    def connection(self) -> db.Connection:
+        """The connection claims are made over. Only while there is one."""
+        assert self._claims.conn is not None  # noqa: S101
+        return self._claims.conn
+
+    @property
+    def front_in(self) -> float:
+        """Seconds until a look from the front is affordable."""
+        return self._claims.front_in
+
+    def due_in(self, seconds: float) -> None:
+        """A task will be due in so many seconds; from any thread."""
+        self._due_soon.append(time.monotonic() + seconds)
+
+    def heard(self, ids: list[int], *, overflowed: bool) -> None:
+        """These ids were notified; ``overflowed``: and more than are worth telling apart."""
+        if overflowed:
+            self.wanted = self.owed = True
+        self._notified += ids
+        if len(self._notified) > MOST_IDS:  # we are full and others are not told apart: look when there is room
+            self._notified.clear()
+            self.wanted = self.owed = True
+
+    def once_more(self) -> None:
+        """Let the next look see to everything, whatever that costs: what came unheard is found by nothing else."""
+        self.promote_due = 0.0  # a delayed task may have come as unheard as any
+        self._claims.look_from_the_front()
+        self.thorough = True
+
+    def reconcile(self) -> None:
+        """Free what the table says we hold and we don't know of: claims whose answers were lost with a connection."""
+        if time.monotonic() < self._reconcile_due:
+            return
+        self._reconcile_due = time.monotonic() + self._settings.lease
+        held = list(self._room.held.copy().items())
+        arguments = (self._attempts.worker, [id for id, _ in held], [attempt for _, (attempt, _) in held])
+        row = self.connection.execute(self._queries["release_unheld"], arguments).fetchone()
+        if row and row[0]:
+            self._log.warning("task.unheld", worker=self._attempts.worker, tasks=row[0])
+
+    def promote(self, *, asleep: bool) -> None:
+        """Make ready what is due, when it may be. Awake, we are told of nothing, so that is each second at least."""
+        if self._due_soon:
+            self.promote_due = min(self.promote_due, *self._due_soon)
+            self._due_soon.clear()
+        if time.monotonic() < self.promote_due:
+            return
+        row = self.connection.execute(self._queries["promote"], prepare=True).fetchone()
+        promoted, next_in = row or (0, None)
+        self.wanted = self.wanted or promoted > 0
+        pause = self._settings.poll if asleep else min(self._settings.poll, 1.0)
+        if next_in is not None:  # due and yet not promoted: somebody has it locked
+            pause = min(pause, next_in if next_in > 0 or promoted else LOCKED)
+        self.promote_due = time.monotonic() + pause
+
+    def claim(self, room: int) -> list[Claimed]:
+        """Claim what there is ``room`` for: the ids notified first, then whatever the looks find."""
+        worker = self._attempts.worker
+        if self._notified and room > 0:
+            ids, self._notified = self._notified, []
+            claimed = self._claims.notified(worker, ids, room)
+            if len(claimed) < len(ids):
+                # Somebody else has the rest, or they are not due: then we must know when. And where many came at once,
+                # there may be more than were told of.
+                self.promote_due = min(self.promote_due, time.monotonic() + NAP)
+            if len(ids) > 1:
+                self.wanted = self.owed = True
+            if claimed:
+                return self._room.take(claimed, more=True)  # start them first; the next turn looks for more
+        if not self.wanted:
+            return []
+        taken: list[Claimed] = []
+        looks: list[bool] = []
+        thorough, self.thorough = self.thorough, False
+        for ask in self._room.asks(thorough=thorough):
+            claimed = self._claims.next(worker, ask.quantity, ask.types)
+            looks.append(self._claims.from_front)
+            taken += self._room.take(claimed, more=len(claimed) == ask.quantity)
+        if looks and all(looks):
+            self.owed = False
+        return taken

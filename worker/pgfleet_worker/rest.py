@@ -1,0 +1,117 @@
+"""Rest: how long the loop waits between two turns, and what the fleet is told of it."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+from pgfleet import sql
+from pgfleet.settings import Settings
+from pgfleet_worker.attempt import Attempts
+from pgfleet_worker.looks import NAP, Looks
+from pgfleet_worker.room import Room
+from pgfleet_worker.turns import Turns
+
+#: Seconds of work without a pause after which the worker says that nobody need wake it; of idleness, that it sleeps.
+#: Short, the latter: until then it finds by looking what it would have been told of at once (4.5 ms instead of 1).
+BUSY = 0.1
+IDLE = 0.01
+#: Seconds between looks while some creator's transaction is still open unheard.
+VIGIL = 0.02
+MOST_VIGIL = 0.5
+#: Seconds between two looks at the slots while tasks are queued for them.
+TICK = 0.002
+#: Seconds between looks of a worker that no notification reaches.
+DEAF_POLL = 0.25
+
+
+class Rest:
+    """Decides each pause. ``queued()`` tells how many claimed tasks wait for a slot."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        looks: Looks,
+        attempts: Attempts,
+        room: Room,
+        turns: Turns,
+        queued: Callable[[], int],
+    ) -> None:
+        self._settings = settings
+        self._looks = looks
+        self._attempts = attempts
+        self._room = room
+        self._turns = turns
+        self._queued = queued
+        self._queries = sql.queries("workers")
+        self._vigil = VIGIL
+        self._poll_due = 0.0
+        self._active_since = 0.0
+        self._idle_since = 0.0
+        self._looking = True  # asleep by our own word, but somebody may have created a task before hearing it
+        #: Does no notification reach this worker?
+        self.deaf = False
+        #: What the workers table says of us.
+        self.asleep = True
+
+    def begin_anew(self) -> None:
+        """After a reconnect. What the table says after a crash is not known: say it."""
+        self._say_asleep(False)
+        self._poll_due = self._idle_since = 0.0
+
+    def pause(self, worked: bool) -> float:
+        """Seconds until the next turn, unless something is heard before; ``worked``: this one claimed something."""
+        now = time.monotonic()
+        self._looks.wanted = True
+        if worked or self._room.is_full:
+            self._idle_since = now
+            if self.asleep and now - self._active_since > BUSY:
+                self._say_asleep(False)
+            return self._at_work(worked)
+        self._active_since = now
+        return self._when_idle(now)
+
+    def _at_work(self, worked: bool) -> float:
+        if self._room.has_more:
+            return 0.0
+        if worked or self._queued():
+            return TICK  # time for a batch to gather
+        return self._settings.poll
+
+    def _when_idle(self, now: float) -> float:
+        if self._queued():
+            self._idle_since = now  # claimed ahead and not begun: that is not idle, and the slots want tending
+            return NAP
+        if not self.asleep:
+            if now - self._idle_since < IDLE:
+                return NAP
+            if self.deaf:
+                return min(self._settings.poll, DEAF_POLL)
+            self._say_asleep(True)
+            self._looking = True
+            self._vigil = VIGIL
+        if self._looking:
+            # Whoever created before hearing that we sleep told nobody: look once more, when all of them have committed.
+            if not self._is_quiet():
+                self._vigil = min(self._vigil * 1.5, MOST_VIGIL)
+                return self._vigil
+            self._looking = False
+            self._looks.once_more()
+            return 0.0
+        if now >= self._poll_due:
+            self._looks.thorough = True
+            self._poll_due = now + self._settings.poll * random.uniform(0.8, 1.0)  # noqa: S311 - spreads the fleet
+            return 0.0
+        if self._looks.owed:  # there may be more than we were told of, where no lane leads: when the look is affordable
+            return max(NAP, self._looks.front_in)
+        self._looks.wanted = False
+        return min(self._poll_due, self._looks.promote_due, self._turns.due) - now
+
+    def _say_asleep(self, asleep: bool) -> None:
+        self._looks.connection.execute(self._queries["set_sleeping"], (self._attempts.worker, asleep), prepare=True)
+        self.asleep = asleep
+
+    def _is_quiet(self) -> bool:
+        row = self._looks.connection.execute(self._queries["is_quiet"], prepare=True).fetchone()
+        return bool(row and row[0])
