@@ -227,7 +227,7 @@ def test_an_export_called_off_half_way_leaves_no_file_and_a_usable_connection(co
     conn.commit()
 
     def stop(written: int) -> None:
-        assert [path.name for path in export_dir.iterdir()] == [volume.temporary_name(5, 1)]
+        assert [volume.parse_temporary_name(path.name) for path in export_dir.iterdir()] == [(5, 1)]
         raise KeyError(written)
 
     with pytest.raises(KeyError):

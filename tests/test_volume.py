@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 
 from pgfleet import volume
 
-TEMPORARY = volume.temporary_name(7, 2)
+TEMPORARY = ".export_7_2_abcABC12.tmp"
 
 
 def names(folder: Path) -> list[str]:
@@ -33,8 +34,9 @@ def test_the_final_name_is_the_utc_day_and_twelve_random_letters_and_digits() ->
 
 
 def test_the_temporary_name_is_hidden_and_tells_task_and_attempt() -> None:
-    assert TEMPORARY == ".export_7_2.tmp"
-    assert volume.parse_temporary_name(TEMPORARY) == (7, 2)
+    assert re.fullmatch(r"\.export_7_2_[A-Za-z0-9]{8}\.tmp", volume.temporary_name(7, 2))
+    assert volume.parse_temporary_name(volume.temporary_name(7, 2)) == (7, 2)
+    assert volume.parse_temporary_name(".export_7_2.tmp") == (7, 2), "as earlier versions wrote it"
     assert volume.parse_temporary_name(volume.final_name()) is None
 
 
@@ -103,14 +105,24 @@ def test_two_attempts_of_a_task_do_not_write_into_each_others_file(export_dir: P
     assert (export_dir / "winner.csv").read_bytes() == b"new"
 
 
-def test_debris_under_the_temporary_name_is_replaced_not_written_into(export_dir: Path) -> None:
-    debris = export_dir / TEMPORARY
-    debris.write_bytes(b"debris")
-    with debris.open("rb") as held:
-        with volume.publish(export_dir, temporary=TEMPORARY, final="a.csv") as file:
-            file.write(b"new")
-        assert held.read() == b"debris"
-    assert (export_dir / "a.csv").read_bytes() == b"new"
+def test_one_attempt_that_runs_twice_publishes_two_whole_files(export_dir: Path) -> None:
+    with volume.publish(export_dir, temporary=volume.temporary_name(7, 1), final="late.csv") as late:
+        late.write(b"la")
+        with volume.publish(export_dir, temporary=volume.temporary_name(7, 1), final="first.csv") as first:
+            first.write(b"first")
+        late.write(b"te")
+    assert (export_dir / "first.csv").read_bytes() == b"first"
+    assert (export_dir / "late.csv").read_bytes() == b"late"
+
+
+def test_a_file_under_the_temporary_name_is_never_written_into(export_dir: Path) -> None:
+    (export_dir / TEMPORARY).write_bytes(b"another's")
+    with (
+        pytest.raises(volume.VolumeError),
+        volume.publish(export_dir, temporary=TEMPORARY, final="a.csv"),
+    ):
+        pass
+    assert (export_dir / TEMPORARY).read_bytes() == b"another's"
 
 
 def test_a_missing_volume_is_said_in_words_that_name_no_path(tmp_path: Path) -> None:

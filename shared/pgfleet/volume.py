@@ -2,7 +2,8 @@
 
 A file is written under a hidden temporary name on the same volume, flushed to the disk, renamed, and then the folder is
 flushed too; only after that may the database say that it exists. The temporary name carries the task and the
-*attempt*, so that a worker that lost the task without noticing can't write into the winner's file.
+*attempt*, by which a sweep knows whose it is, and is never the same twice: whoever lost the task without noticing can
+neither write into the winner's file nor rename it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import BinaryIO
 from pgfleet.errors import PgfleetError
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}\.csv", re.ASCII)
-_TEMPORARY = re.compile(r"\.export_(\d+)_(\d+)\.tmp", re.ASCII)
+_TEMPORARY = re.compile(r"\.export_(\d{1,19})_(\d{1,10})(_[A-Za-z0-9]{8})?\.tmp", re.ASCII)
 _ALPHABET = string.ascii_letters + string.digits
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -46,8 +47,11 @@ def final_name(now: datetime | None = None) -> str:
 
 
 def temporary_name(task_id: int, attempt: int) -> str:
-    """The hidden name an attempt writes under until its file is whole."""
-    return f".export_{task_id}_{attempt}.tmp"
+    """A new hidden name for an attempt to write under until its file is whole.
+
+    New at each call: a claim that a crash of Postgres took back may be made again under the same attempt's number.
+    """
+    return f".export_{task_id}_{attempt}_{''.join(secrets.choice(_ALPHABET) for _ in range(8))}.tmp"
 
 
 def parse_temporary_name(name: str) -> tuple[int, int] | None:
@@ -87,9 +91,6 @@ def publish(folder: Path, *, temporary: str, final: str) -> Iterator[ExportWrite
     """
     path, target = folder / temporary, folder / final
     with _volume_errors():
-        # Attempts are numbered once, so a file of this name is debris, of a database since made anew: a new inode is
-        # taken instead of truncating one that somebody may still be writing to.
-        path.unlink(missing_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     try:
         try:

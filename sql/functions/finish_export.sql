@@ -16,5 +16,10 @@ begin
         raise exception 'Task % is no longer held by % in attempt %.', id, worker, attempt using errcode = 'PF004';
     end if;
     insert into exports (filename, owner_id, task_id, format, bytes, sha256)
-    values (filename, owner_id, id, format, bytes, sha256);
+    values (filename, owner_id, id, format, bytes, sha256)
+    -- A task that is done once more: the holder's file is the one that counts, the other is swept. A new id, by which polls
+    -- see that the list has changed.
+    on conflict on constraint exports_one_of_a_task do update set
+        id = excluded.id, filename = excluded.filename, owner_id = excluded.owner_id, created_at = excluded.created_at,
+        bytes = excluded.bytes, sha256 = excluded.sha256;
 end $$;

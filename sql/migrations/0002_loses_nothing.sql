@@ -78,3 +78,10 @@ create table housekeeping (
     cursor  bigint not null default 0                         -- where the next step goes on
 );
 insert into housekeeping (chore) values ('purge'), ('sweep');
+
+-- One export a task and format. Where a crash of Postgres took a claim back (claims are not flushed), the work may have
+-- been done twice under one attempt's number: the later row is the one that the task's result names. The earlier one's
+-- file is swept.
+delete from exports e using exports later
+where later.task_id = e.task_id and later.format = e.format and later.id > e.id;
+alter table exports add constraint exports_one_of_a_task unique (task_id, format);
