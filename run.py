@@ -4,6 +4,7 @@
     python3 run.py up             everything on this machine: Postgres, API, workers, one export
     python3 run.py test ...       the tests (arguments go to pytest)
     python3 run.py bench NAME     a benchmark
+    python3 run.py chaos          a soak: the fleet under load while everything is killed at random
     python3 run.py ANYTHING       pgfleet ANYTHING
 
 The first start installs; later ones only compare the locks with a stamp in `.venv`, and need no network.
@@ -58,7 +59,7 @@ class Trouble(Exception):
 
 def main(arguments):
     command = arguments[0] if arguments else ""
-    development = command in ("test", "bench")
+    development = command in ("test", "bench", "chaos")
     try:
         if read_stamp() != expected_stamp(development) and read_stamp() != expected_stamp(True):
             install(development)
@@ -82,9 +83,9 @@ def hand_over(command, arguments):
     if command == "test":
         os.chdir(ROOT)  # pytest takes its test folder from the settings only there
         argv = ["-m", "pytest", *arguments[1:]]
-    elif command == "bench":
+    elif command in ("bench", "chaos"):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
-        argv = ["-m", "tests.benchmarks", *arguments[1:]]
+        argv = ["-m", "tests.benchmarks" if command == "bench" else "tests.chaos", *arguments[1:]]
     else:
         argv = ["-m", "pgfleet.cli.main", *arguments]
     os.execv(python, [python, *argv])

@@ -1,0 +1,191 @@
+"""``python3 run.py chaos --minutes N --seed S``: a fleet under load while it is killed, stopped and cut off at random.
+
+Exit code 0 only if at the end every task is accounted for, each settled exactly once, every file whole, and nothing is
+left behind. Otherwise the logs, both ledgers and the database's tables stay in the folder that it names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tests.chaos import account, report
+from tests.chaos.fleet import ROOT, Fleet
+from tests.chaos.mishaps import Mishaps
+from tests.chaos.stage import Stage
+from tests.chaos.work import Creator, Ledger, Operator, Reader
+from tests.support.proxy import Proxy
+from tests.support.waiting import wait_until
+
+#: Seconds for the fleet to work everything off once it is whole again.
+DRAIN = 180.0
+#: Seconds between the lines that say that it still runs.
+NEWS = 20.0
+
+
+class Soak:
+    """One run, from an empty folder to the account."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self.options = options
+        self.seed = str(options.seed)
+        self.stage = Stage(folder)
+        self.settings: dict[str, Any] = {
+            "lease": options.lease, "heartbeat": options.lease / 4, "poll": 1.0, "grace": 3.0,
+            "database_timeout": 3.0, "concurrency": 8,
+        }  # fmt: skip
+        self.ledger = Ledger()
+        run = f"{os.getpid()}-{time.time_ns()}"
+        self.fleet = Fleet(self.stage, options.workers, run, self.settings)
+        self.link = Proxy.before(self.stage.url)
+        url = self.stage.url
+        self.creators = [
+            Creator("straight", url, self.seed, self.ledger, options.rate / 2),
+            Creator("crooked", self.link.url(url), self.seed, self.ledger, options.rate / 2),
+        ]
+        self.reader = Reader(url, self.seed, self.stage.export_dir)
+        self.clients = [*self.creators, Operator(url, self.seed, self.ledger), self.reader]
+        self.mishaps = Mishaps(
+            self.stage, self.fleet, self.link, self.seed, every=options.every, lease=options.lease,
+            log=folder / "mishaps.log", poison=self.creators[0].poison,
+        )  # fmt: skip
+        self.wrong: dict[str, list[str]] = {}
+
+    def run(self) -> dict[str, Any]:
+        for slot in self.fleet.slots:
+            self.fleet.start(slot)
+        wait_until(lambda: len(self.fleet.registered()) == len(self.fleet.slots), 60, what="the fleet's registration")
+        for client in self.clients:
+            client.start()
+        began = time.monotonic()
+        news = began + NEWS
+        while time.monotonic() < began + self.options.minutes * 60:
+            self.mishaps.turn()
+            if time.monotonic() >= news:
+                news += NEWS
+                say(
+                    f"{time.monotonic() - began:4.0f} s  {len(self.ledger.ids)} tasks asked for, {self.mishaps.summary()}"
+                )
+            time.sleep(0.02)
+        say("healing, and letting the fleet finish")
+        drained = self._drain()
+        return self._account(drained)
+
+    def _drain(self) -> float | None:
+        """Seconds from the last mishap's end until nothing was left to do; None where that never came."""
+        for client in self.clients:
+            client.end()
+        self.mishaps.heal()
+        began = time.monotonic()
+        for client in self.clients:
+            client.join(30)
+        while time.monotonic() < began + DRAIN:
+            for slot in self.fleet.look():
+                self.fleet.start(slot)  # a poison task's last victims
+            with self.stage.connect() as conn:
+                row = conn.execute(
+                    "select count(*) from tasks where status in ('waiting', 'fresh', 'started')"
+                ).fetchone()
+            if row == (0,):
+                return time.monotonic() - began
+            time.sleep(0.2)
+        return None
+
+    def _account(self, drained: float | None) -> dict[str, Any]:
+        ends = self.fleet.end(timeout=30)
+        facts = self._facts()
+        self.wrong = {
+            "lost": account.lost(facts),
+            "settled twice": account.settled(facts),
+            "wrong": account.right(facts),
+            "torn": [*self.reader.torn, *account.files(facts, self.stage.export_dir)],
+            "fleet": [*ends, *self.fleet.unasked, *account.fleet(facts)],
+            "leftovers": [f"process {pid} is left" for pid in self.fleet.leftovers()],
+            "load": [f"{client.name}: {client.problem!r}" for client in self.clients if client.problem],
+        }
+        least = self.options.rate * self.options.minutes * 60 / 3
+        if len(facts.tasks) < least:
+            self.wrong["load"].append(
+                f"{len(facts.tasks)} tasks are too few to prove anything; {least:.0f} is the least"
+            )
+        if drained is None:
+            self.wrong["lost"].append(f"the fleet did not finish within {DRAIN:g} s")
+        return report.figures(self, facts, drained)
+
+    def _facts(self) -> account.Facts:
+        with self.stage.connect() as conn:
+            facts = account.Facts.read(conn, self.ledger, self.stage.ledger)
+        facts.postgres_kills = self.mishaps.counts["postgres"]
+        for process in self.fleet.all:
+            for worker in process.workers():
+                facts.process_of[worker] = process.name
+        return facts
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.end()
+        self.fleet.close()
+        self.link.close()
+        self.stage.close()
+
+
+def main(arguments: list[str]) -> int:
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    folder = (options.dir or ROOT / ".pgfleet" / "chaos") / f"{time.strftime('%y%m%d-%H%M%S')}-seed-{options.seed}"
+    say(f"seed {options.seed}, {options.minutes:g} minutes, {options.workers} workers, in {folder}")
+    soak = Soak(options, folder)
+    try:
+        found = soak.run()
+        report.show(found)
+        if options.json is not None:
+            options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        if not found["ok"] or options.keep:
+            soak.stage.keep()
+            say(f"logs, ledgers and tables: {folder}")
+    except KeyboardInterrupt:
+        say(f"interrupted; what there is of it: {folder}")
+        return 130
+    finally:
+        soak.close()
+    if found["ok"] and not options.keep:
+        shutil.rmtree(folder)
+    return 0 if found["ok"] else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="run.py chaos", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=3.0, help="how long things go wrong (default: 3)")
+    parser.add_argument(
+        "--seed", default="1", help="decides mishaps and work; their timing is the machine's (default: 1)"
+    )
+    parser.add_argument("--workers", type=int, default=6, help="worker processes (default: 6)")
+    parser.add_argument("--rate", type=float, default=60.0, help="tasks created a second (default: 60)")
+    parser.add_argument("--every", type=float, default=2.5, help="seconds between mishaps, on average (default: 2.5)")
+    parser.add_argument(
+        "--lease", type=float, default=4.0, help="the workers' lease; a heartbeat is a quarter (default: 4)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    parser.add_argument("--dir", type=Path, metavar="DIR", help="where its folder is made (default: .pgfleet/chaos)")
+    parser.add_argument("--keep", action="store_true", help="keep logs, ledgers and tables also when all is well")
+    return parser
+
+
+def say(text: str) -> None:
+    print(f"chaos: {text}", file=sys.stderr, flush=True)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,90 @@
+"""The soak's figures, and how they are shown."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from tests.chaos.account import Facts
+
+if TYPE_CHECKING:
+    from tests.chaos.__main__ import Soak
+
+#: Violations shown of each sort; all of them are in the JSON.
+SHOWN = 10
+
+
+def figures(soak: Soak, facts: Facts, drained: float | None) -> dict[str, Any]:
+    """Everything that is reported, ready for JSON."""
+    rescues, calm = _rescues(soak, facts)
+    stops = [p.ended - p.told for p in soak.fleet.all if p.told and p.ended and not p.killed]
+    events = [event for of_task in facts.audit.values() for event in of_task]
+    return {
+        "ok": not any(soak.wrong.values()),
+        "seed": soak.seed,
+        "minutes": soak.options.minutes,
+        "settings": {"workers": soak.options.workers, "rate": soak.options.rate, **soak.settings},
+        "tasks": {
+            "created": len(facts.tasks),
+            "answers lost": soak.ledger.lost_answers,
+            "by status": dict(Counter(row["status"] for row in facts.tasks.values())),
+            "by kind": dict(Counter(soak.ledger.kinds.values())),
+            "attempts": sum(row["attempt"] for row in facts.tasks.values()),
+            "exports": len(facts.exports),
+        },
+        "mishaps": dict(soak.mishaps.counts),
+        "worker processes": len(soak.fleet.all),
+        "killed by their own task": soak.fleet.poisoned,
+        "postgres away": [round(end - start, 2) for start, end in soak.stage.outages],
+        "rescues": sum(
+            e.old_status == "started" and e.crash_count > b.crash_count
+            for of_task in facts.audit.values()
+            for b, e in itertools.pairwise(of_task)
+        ),
+        "rescue after kill": _spread(rescues),
+        "rescue after kill, Postgres up": _spread(calm),
+        "stop on SIGTERM": _spread(stops),
+        "drained in": drained and round(drained, 1),
+        "changes seen": len(events),
+        "violations": soak.wrong,
+    }
+
+
+def _rescues(soak: Soak, facts: Facts) -> tuple[list[float], list[float]]:
+    """Seconds from a SIGKILL to the rescue of each task that the killed worker held; those while Postgres was up apart."""
+    killed = {worker: p.killed for p in soak.mishaps.kills for worker in p.workers() if p.killed}
+    every, calm = [], []
+    for events in facts.audit.values():
+        for before, event in itertools.pairwise(events):
+            at = killed.get(event.old_worker)
+            if at is None or event.old_status != "started" or event.crash_count == before.crash_count:
+                continue
+            took = event.at.timestamp() - at
+            if took < 0:
+                continue  # an id of that process that was lost before the kill
+            every.append(took)
+            if not any(start < event.at.timestamp() and end > at for start, end in soak.stage.outages):
+                calm.append(took)
+    return every, calm
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    if not seconds:
+        return {"n": 0}
+    return {"n": len(seconds), "p50": round(statistics.median(seconds), 2), "max": round(max(seconds), 2)}
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the summary."""
+    for name, value in found.items():
+        if name in ("violations", "ok", "settings"):
+            continue
+        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        print(f"{name:>30}  {shown}")
+    for name, wrong in found["violations"].items():
+        print(f"{name:>30}  {len(wrong)}")
+        for line in wrong[:SHOWN]:
+            print(f"{'':>30}    {line}")
+    print(f"{'':>30}  {'ok' if found['ok'] else 'FAILED'}")

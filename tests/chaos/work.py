@@ -1,0 +1,232 @@
+"""The load: creators with a ledger of their own, and an operator who cancels and retries."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from pgfleet import tasks
+from pgfleet.errors import DatabaseAway, PgfleetError
+from tests.chaos.files import torn
+
+#: Kinds of work and how often each comes, of 1000.
+MIX = {
+    "noop": 340, "bulk": 20, "nap": 150, "nap_async": 80, "export": 90, "flaky": 90, "doomed": 30, "long": 20,
+    "delayed": 80, "unique": 80,
+}  # fmt: skip
+#: Readers of the demo library, and one who has no books.
+READERS = (1, 2, 3)
+UNIQUE_KEYS = 12
+#: Tasks in one create_tasks call.
+BULK = 10
+
+
+@dataclass
+class Ledger:
+    """What the creators know: by key, the id that was answered (None: the answer was lost) and the kind."""
+
+    ids: dict[str, int | None] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
+    #: Ids answered to creations with a unique key: the task's own, or the unfinished one's that was there.
+    unique: list[int] = field(default_factory=list)
+    #: Tasks that the operator asked to cancel, and retries that were granted, by task.
+    cancelled: set[int] = field(default_factory=set)
+    retried: dict[int, int] = field(default_factory=dict)
+    recent: list[int] = field(default_factory=list)
+    lost_answers: int = 0
+
+    def answered(self, key: str, id: int) -> None:
+        self.ids[key] = id
+        self.recent.append(id)
+        if len(self.recent) > 2000:
+            del self.recent[:1000]
+
+
+class _Client(threading.Thread):
+    """A thread with a connection of its own that comes back after every loss."""
+
+    def __init__(self, name: str, url: str, seed: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self._url = url
+        self.random = random.Random(f"{seed} {name}")
+        self.ending = threading.Event()
+        self.problem: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while not self.ending.is_set():
+                try:
+                    with psycopg.connect(
+                        self._url, autocommit=True, application_name=f"soak {self.name}", connect_timeout=3
+                    ) as conn:
+                        self.work(conn)
+                except (psycopg.OperationalError, DatabaseAway):
+                    self.ending.wait(0.2)
+        except BaseException as error:  # told in the summary: a soak without load proves nothing
+            self.problem = error
+
+    def work(self, conn: psycopg.Connection[Any]) -> None:
+        raise NotImplementedError
+
+    def end(self) -> None:
+        self.ending.set()
+
+
+class Creator(_Client):
+    """Creates ``rate`` tasks a second, and writes down each before it asks for it and after it was answered."""
+
+    def __init__(self, name: str, url: str, seed: str, ledger: Ledger, rate: float) -> None:
+        super().__init__(name, url, seed)
+        self._ledger = ledger
+        self._rate = rate
+        self._numbers = itertools.count(1)
+
+    def work(self, conn: psycopg.Connection[Any]) -> None:
+        due = time.monotonic()
+        while not self.ending.wait(max(0.0, due - time.monotonic())):
+            # Never in bursts: what an outage kept from being created is not made up for.
+            due = max(due + 1 / self._rate, time.monotonic() - 0.5)
+            kind = self.random.choices(list(MIX), list(MIX.values()))[0]
+            if kind == "bulk":
+                self._bulk(conn)
+            else:
+                self._one(conn, kind)
+
+    def _key(self, kind: str) -> str:
+        key = f"{self.name}-{next(self._numbers)}"
+        self._ledger.ids[key], self._ledger.kinds[key] = None, kind
+        return key
+
+    def _one(self, conn: psycopg.Connection[Any], kind: str) -> None:
+        key = self._key(kind)
+        type, data, options = self._wanted(kind)
+        data["key"] = key
+        arguments: dict[str, Any] = {"created_by": 0, "priority": self.random.choice([0, 0, 0, 5, -3]), **options}
+        try:
+            if self.random.random() < 0.5:
+                id = tasks.create(conn, type, data, **arguments)
+            else:
+                id, _ = tasks.insert(conn, type, data, **arguments)
+                tasks.notify(conn, [id])
+        except (psycopg.OperationalError, DatabaseAway):
+            self._ledger.lost_answers += 1
+            raise
+        if "unique_key" in options:
+            self._ledger.unique.append(id)
+        else:
+            self._ledger.answered(key, id)
+
+    def _bulk(self, conn: psycopg.Connection[Any]) -> None:
+        keys = [self._key("noop") for _ in range(BULK)]
+        try:
+            made = tasks.create_many(conn, "soak_noop", [{"key": key} for key in keys], created_by=0)
+        except (psycopg.OperationalError, DatabaseAway):
+            self._ledger.lost_answers += BULK
+            raise
+        for key, id in zip(keys, made, strict=True):
+            self._ledger.answered(key, id)
+
+    def _wanted(self, kind: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+        """(type, data, options) of a task of that kind."""
+        roll = self.random
+        match kind:
+            case "nap":
+                return "soak_nap", {"seconds": roll.uniform(0.005, 0.3)}, {}
+            case "nap_async":
+                return "soak_nap_async", {"seconds": roll.uniform(0.005, 0.5)}, {}
+            case "long":
+                return "soak_nap", {"seconds": roll.uniform(2, 8)}, {}
+            case "export":
+                reader = roll.choice(READERS)
+                return "csv_export", {"owner_id": reader}, {"created_by": reader}
+            case "flaky":
+                return "soak_flaky", {"fails": roll.randint(0, 3)}, {}
+            case "doomed":
+                return "soak_doomed", {"at_once": roll.random() < 0.5}, {}
+            case "delayed":
+                return "soak_noop", {}, {"delay": timedelta(seconds=roll.uniform(0.1, 8))}
+            case "unique":
+                return "soak_nap", {"seconds": 0.05}, {"unique_key": f"key {roll.randrange(UNIQUE_KEYS)}"}
+            case "poison":
+                return "soak_poison", {}, {}
+            case _:
+                return "soak_noop", {}, {}
+
+    def poison(self, conn: psycopg.Connection[Any]) -> None:
+        """One task that takes its workers with it."""
+        self._one(conn, "poison")
+
+
+class Operator(_Client):
+    """Cancels tasks that were just created, and retries some that ended badly."""
+
+    def __init__(self, url: str, seed: str, ledger: Ledger) -> None:
+        super().__init__("operator", url, seed)
+        self._ledger = ledger
+        self._cursor = 0
+
+    def work(self, conn: psycopg.Connection[Any]) -> None:
+        while not self.ending.wait(self.random.uniform(0.2, 0.6)):
+            recent = self._ledger.recent[-60:]
+            if recent and self.random.random() < 0.8:
+                self._cancel(conn, self.random.choice(recent))
+            else:
+                self._retry(conn)
+
+    def _cancel(self, conn: psycopg.Connection[Any], id: int) -> None:
+        self._ledger.cancelled.add(id)  # before it is asked for: the answer may be lost
+        try:
+            tasks.cancel(conn, id)
+        except PgfleetError as error:
+            if isinstance(error, DatabaseAway):
+                raise
+
+    def _retry(self, conn: psycopg.Connection[Any]) -> None:
+        page = tasks.find(conn, status=["failure", "cancelled", "crashed"], limit=30)
+        rows = [row for row in page.rows if row["type"] != "soak_poison"]
+        if rows:
+            row = self.random.choice(rows)
+            self._ledger.retried[row["id"]] = self._ledger.retried.get(row["id"], 0) + 1
+            try:
+                tasks.retry(conn, row["id"], reset_failure_count=True)
+            except PgfleetError as error:
+                if isinstance(error, DatabaseAway):
+                    raise
+
+
+class Reader(_Client):
+    """Looks at each export as soon as its row can be seen: the file must be there, and whole."""
+
+    def __init__(self, url: str, seed: str, folder: Path) -> None:
+        super().__init__("reader", url, seed)
+        self._folder = folder
+        self._seen: set[int] = set()
+        self.torn: list[str] = []
+
+    def work(self, conn: psycopg.Connection[Any]) -> None:
+        while not self.ending.wait(0.2):
+            last = max(self._seen, default=0)
+            # Ids are given before the commit, so later ones may be seen first.
+            rows = conn.execute("select id, filename, sha256, bytes from exports where id > %s", [last - 1000])
+            for id, filename, sha256, size in rows:
+                if id not in self._seen:
+                    self._seen.add(id)
+                    if problem := torn(self._folder, filename, sha256, size):
+                        self.torn.append(f"a reader found: {problem}")
+
+
+def keys_of(rows: Any) -> dict[str, list[int]]:
+    """key -> ids, from (id, data) of all tasks."""
+    found: dict[str, list[int]] = {}
+    for id, data in rows:
+        found.setdefault(json.loads(data)["key"], []).append(id)
+    return found
