@@ -140,9 +140,9 @@ def test_ids_of_other_types_or_other_statuses_are_left_alone(database: Database)
 
 def test_a_claim_hands_over_all_that_a_handler_needs(database: Database) -> None:
     conn, _ = fleet(database)
-    id = create(conn, priority=4)
+    id = create(conn, priority=4, timeout="90.5 seconds")
     row = conn.execute("select * from claim_tasks(%s, '{job}', 1)", [WORKER]).fetchone()
-    assert row == (id, "job", "data", 1, 1, 4, 0)
+    assert row == (id, "job", "data", 1, 1, 4, 0, 90.5, None)
 
 
 @pytest.mark.parametrize("state", ["unknown", "lapsed", "lost"])

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgfleet import errors, sql, tasks
+from pgfleet import errors, sql, tasks, workers
 from tests.support.database import Database
 from tests.support.fleet import (
     OTHER,
@@ -112,7 +112,7 @@ def test_from_every_status_an_action_does_what_the_transition_table_says(databas
 
 
 def register_again(conn: Connection) -> None:
-    conn.execute("delete from workers")
+    conn.execute("delete from workers; delete from worker_history")
     register(conn)
 
 
@@ -144,6 +144,7 @@ CALLS: dict[str, Callable[[psycopg.Connection], object]] = {
     "PF004": lambda c: c.execute("select fail_task('nobody', 1, 1, 'broke')"),
     "PF005": lambda c: c.execute("select renew_worker('nobody')"),
     "PF006": lambda c: tasks.create(c, "job", created_by=1, max_retries=-1),
+    "PF007": lambda c: workers.order_worker(c, "nobody", "pause"),
 }
 
 

@@ -72,9 +72,15 @@ class InvalidTask(PgfleetError):
     sqlstate = "PF006"
 
 
+class UnknownWorker(PgfleetError):
+    """No live worker has that id."""
+
+    sqlstate = "PF007"
+
+
 BY_SQLSTATE: dict[str, type[PgfleetError]] = {
     cls.sqlstate: cls
-    for cls in (UnknownType, TaskNotFound, WrongState, LostTask, LostWorker, InvalidTask)
+    for cls in (UnknownType, TaskNotFound, WrongState, LostTask, LostWorker, InvalidTask, UnknownWorker)
     if cls.sqlstate
 }
 

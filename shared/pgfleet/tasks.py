@@ -46,6 +46,8 @@ def _arguments(
     max_retries: int | None,
     retry_delay: timedelta | None,
     unique_key: str | None,
+    timeout: timedelta | None,
+    node: str | None,
 ) -> dict[str, Any]:
     return {
         "type": type,
@@ -57,6 +59,8 @@ def _arguments(
         "max_retries": max_retries,
         "retry_delay": retry_delay,
         "unique_key": unique_key,
+        "timeout": timeout,
+        "node": node,
     }
 
 
@@ -72,14 +76,19 @@ def create(
     max_retries: int | None = None,
     retry_delay: timedelta | None = None,
     unique_key: str | None = None,
+    timeout: timedelta | None = None,
+    node: str | None = None,
 ) -> int:
     """Create one task inside the caller's transaction and wake the fleet with its commit; answers the id.
 
     ``data`` is stored as it is when it is a text, as its JSON otherwise. With ``unique_key``, the id of an unfinished
-    task of the same type and key is answered instead. Raises :class:`~pgfleet.errors.UnknownType` or
+    task of the same type and key is answered instead. ``timeout`` ends each attempt (None: the type's), ``node`` is the
+    only server whose workers may take it. Raises :class:`~pgfleet.errors.UnknownType` or
     :class:`~pgfleet.errors.InvalidTask`.
     """
-    args = _arguments(type, data, created_by, priority, run_at, delay, max_retries, retry_delay, unique_key)
+    args = _arguments(
+        type, data, created_by, priority, run_at, delay, max_retries, retry_delay, unique_key, timeout, node
+    )
     row = db.call(conn, sql.queries("tasks")["create_task"], **args).fetchone()
     assert row is not None  # noqa: S101 - a function always answers one row
     return int(row[0])
@@ -97,9 +106,13 @@ def insert(
     max_retries: int | None = None,
     retry_delay: timedelta | None = None,
     unique_key: str | None = None,
+    timeout: timedelta | None = None,
+    node: str | None = None,
 ) -> tuple[int, bool]:
     """As :func:`create`, but tells nobody: call :func:`notify` after the commit. Answers (id, was it created?)."""
-    args = _arguments(type, data, created_by, priority, run_at, delay, max_retries, retry_delay, unique_key)
+    args = _arguments(
+        type, data, created_by, priority, run_at, delay, max_retries, retry_delay, unique_key, timeout, node
+    )
     row = db.call(conn, sql.queries("tasks")["insert_task"], **args).fetchone()
     assert row is not None  # noqa: S101 - a function always answers one row
     return int(row[0]), bool(row[1])
@@ -119,6 +132,8 @@ class Wanted:
     max_retries: int | None = None
     retry_delay: float | None = None
     unique_key: str | None = None
+    timeout: float | None = None
+    node: str | None = None
 
 
 def insert_allowed(conn: db.Connection, wanted: Sequence[Wanted]) -> list[tuple[int, bool] | None]:
@@ -138,7 +153,14 @@ def insert_allowed(conn: db.Connection, wanted: Sequence[Wanted]) -> list[tuple[
 
 
 def create_many(
-    conn: db.Connection, type: str, data: Iterable[Any], *, created_by: int, priority: int = 0
+    conn: db.Connection,
+    type: str,
+    data: Iterable[Any],
+    *,
+    created_by: int,
+    priority: int = 0,
+    timeout: timedelta | None = None,
+    node: str | None = None,
 ) -> list[int]:
     """Create many tasks of one type in one statement; answers their ids in the order of ``data``."""
     rows = db.call(
@@ -148,6 +170,8 @@ def create_many(
         data=[_text(item) for item in data],
         created_by=created_by,
         priority=priority,
+        timeout=timeout,
+        node=node,
     )
     return [row[0] for row in rows]
 

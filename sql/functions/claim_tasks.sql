@@ -5,6 +5,7 @@
 --   ids     those just notified, by primary key;
 --   lanes   (type, priority, after): only what lies behind the caller's watermark, its last claim in that lane;
 --   neither from the front: finds everything, and may be slow; the worker bounds how often (see worker/README.md).
+-- A task that names a node is for that node's workers, found by its id and from the front; lanes pass over it.
 --
 -- First where to cut, then lock: locking each lane's first `quantity` rows and dropping most would hide them from
 -- other workers meanwhile. With one lane there is nothing to cut.
@@ -14,19 +15,28 @@
 create or replace function claim_tasks(
     worker text, types text[], quantity integer, ids bigint[] default null,
     lane_types text[] default null, lane_priorities integer[] default null, lane_after bigint[] default null
-) returns table (id bigint, type text, data text, created_by bigint, attempt integer, priority integer, failure_count integer)
-language plpgsql
+) returns table (
+    id bigint, type text, data text, created_by bigint, attempt integer, priority integer, failure_count integer,
+    timeout double precision, checkpoint text
+) language plpgsql
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 set jit = off set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare
+    own_node text;
+    orders text;
+    only_targeted boolean;
     chosen bigint[];
 begin
-    perform from workers w where w.id = claim_tasks.worker and w.lost_at is null and w.lease_expires_at > now();
+    select w.node, w.orders, w.only_targeted into own_node, orders, only_targeted
+    from workers w where w.id = claim_tasks.worker and w.lost_at is null and w.lease_expires_at > now();
     if not found then
         raise exception 'Worker % holds no lease.', claim_tasks.worker using
             errcode = 'PF005', hint = 'Drop its work and register under a new UUID.';
+    end if;
+    if orders <> 'work' then
+        return;
     end if;
 
     if ids is not null then
@@ -35,29 +45,48 @@ begin
         chosen := array(
             select t.id from tasks t
             where t.id = any (ids) and t.status is not distinct from 'fresh' and t.type = any (types)
-            order by t.priority desc, t.id limit quantity
-            for update skip locked);
-    elsif lane_types is null and cardinality(types) = 1 then
-        chosen := array(
-            select t.id from tasks t
-            where t.status = 'fresh' and t.node is null and t.type = types[1]
+              and case when t.node is null then not only_targeted else t.node = own_node end
             order by t.priority desc, t.id limit quantity
             for update skip locked);
     elsif lane_types is null then
-        chosen := array(
-            select l.id from (
-                select c.type, count(*) as share from (
-                    select f.type, f.priority, f.id from unnest(types) y(type) cross join lateral (
-                        select t.type, t.priority, t.id from tasks t
-                        where t.status = 'fresh' and t.node is null and t.type = y.type
-                        order by t.priority desc, t.id limit quantity) f
-                    order by f.priority desc, f.id limit quantity) c
-                group by c.type) s
-            cross join lateral (
-                select t.id, t.priority from tasks t where t.status = 'fresh' and t.node is null and t.type = s.type
-                order by t.priority desc, t.id limit s.share
-                for update skip locked) l
-            order by l.priority desc, l.id);
+        if cardinality(types) = 1 and not only_targeted and not exists (
+            select from tasks t where t.status = 'fresh' and t.node = own_node and t.type = types[1])
+        then
+            chosen := array(
+                select t.id from tasks t
+                where t.status = 'fresh' and t.node is null and t.type = types[1]
+                order by t.priority desc, t.id limit quantity
+                for update skip locked);
+        else
+            chosen := array(
+                select l.id from (
+                    select c.type, c.targeted, count(*) as share from (
+                        select f.type, f.targeted, f.priority, f.id from unnest(types) y(type) cross join lateral (
+                            (select t.type, false as targeted, t.priority, t.id from tasks t
+                             where t.status = 'fresh' and t.node is null and t.type = y.type and not only_targeted
+                             order by t.priority desc, t.id limit quantity)
+                            union all
+                            (select t.type, true, t.priority, t.id from tasks t
+                             where t.status = 'fresh' and t.node = own_node and t.type = y.type
+                             order by t.priority desc, t.id limit quantity)) f
+                        order by f.priority desc, f.id limit quantity) c
+                    group by c.type, c.targeted) s
+                cross join lateral (
+                    select * from (
+                        select t.id, t.priority from tasks t
+                        where t.status = 'fresh' and t.node is null and t.type = s.type and not s.targeted
+                        order by t.priority desc, t.id limit s.share
+                        for update skip locked) ordinary
+                    union all
+                    select * from (
+                        select t.id, t.priority from tasks t
+                        where t.status = 'fresh' and t.node = own_node and t.type = s.type and s.targeted
+                        order by t.priority desc, t.id limit s.share
+                        for update skip locked) targeted) l
+                order by l.priority desc, l.id);
+        end if;
+    elsif only_targeted then
+        return;  -- lanes hold nothing that names a node
     elsif cardinality(lane_types) = 1 then
         chosen := array(
             select t.id from tasks t
@@ -91,6 +120,7 @@ begin
             update tasks t
             set status = 'started', worker = claim_tasks.worker, attempt = t.attempt + 1, started_at = now(), updated_on = now()
             where t.id = any (chosen)
-            returning t.id, t.type, t.data, t.created_by, t.attempt, t.priority, t.failure_count)
+            returning t.id, t.type, t.data, t.created_by, t.attempt, t.priority, t.failure_count,
+                      extract(epoch from t.timeout)::double precision, t.checkpoint)
         select * from claimed c order by c.priority desc, c.id;
 end $$;

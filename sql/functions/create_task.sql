@@ -10,12 +10,12 @@
 create or replace function create_task(
     type text, data text, created_by bigint,
     priority integer default 0, run_at timestamptz default null, max_retries integer default null,
-    retry_delay interval default null, unique_key text default null
+    retry_delay interval default null, unique_key text default null, timeout interval default null, node text default null
 ) returns bigint language plpgsql as $$
 declare
     made record;
 begin
-    made := insert_task(type, data, created_by, priority, run_at, max_retries, retry_delay, unique_key);
+    made := insert_task(type, data, created_by, priority, run_at, max_retries, retry_delay, unique_key, timeout, node);
     if made.created then
         perform ring_bell(array[made.id]);
     end if;

@@ -1,6 +1,7 @@
 -- (nothing) -> fresh, many at once, in one type: one insert, ids back in the order of `data`.
-create or replace function create_tasks(type text, data text[], created_by bigint, priority integer default 0)
-returns setof bigint language plpgsql as $$
+create or replace function create_tasks(
+    type text, data text[], created_by bigint, priority integer default 0, timeout interval default null, node text default null
+) returns setof bigint language plpgsql as $$
 #variable_conflict use_column
 declare
     ids bigint[];
@@ -9,9 +10,11 @@ begin
     if create_tasks.created_by is null then
         raise exception 'A task needs created_by, the id of the user it is made for.' using errcode = 'PF006';
     end if;
+    perform require_placement(create_tasks.timeout, create_tasks.node);
     with made as (
-        insert into tasks as t (type, data, created_by, priority)
-        select create_tasks.type, d.data, create_tasks.created_by, coalesce(create_tasks.priority, 0)
+        insert into tasks as t (type, data, created_by, priority, timeout, node)
+        select create_tasks.type, d.data, create_tasks.created_by, coalesce(create_tasks.priority, 0),
+               create_tasks.timeout, create_tasks.node
         from unnest(create_tasks.data) with ordinality d(data, n) order by d.n
         returning t.id)
     select array_agg(made.id) into ids from made;

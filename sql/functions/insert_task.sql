@@ -3,7 +3,7 @@
 create or replace function insert_task(
     type text, data text, created_by bigint,
     priority integer default 0, run_at timestamptz default null, max_retries integer default null,
-    retry_delay interval default null, unique_key text default null,
+    retry_delay interval default null, unique_key text default null, timeout interval default null, node text default null,
     out id bigint, out created boolean
 ) language plpgsql as $$
 #variable_conflict use_column
@@ -19,21 +19,24 @@ begin
             errcode = 'PF006',
             detail = format('Got %s and %s.', insert_task.max_retries, insert_task.retry_delay);
     end if;
+    perform require_placement(insert_task.timeout, insert_task.node);
 
     if insert_task.unique_key is null then
-        insert into tasks as t (type, data, status, created_by, priority, run_at, max_retries, retry_delay)
+        insert into tasks as t (type, data, status, created_by, priority, run_at, max_retries, retry_delay, timeout, node)
         values (insert_task.type, insert_task.data, first_status, insert_task.created_by,
-                coalesce(insert_task.priority, 0), insert_task.run_at, insert_task.max_retries, insert_task.retry_delay)
+                coalesce(insert_task.priority, 0), insert_task.run_at, insert_task.max_retries, insert_task.retry_delay,
+                insert_task.timeout, insert_task.node)
         returning t.id, true into insert_task.id, insert_task.created;
         return;
     end if;
 
     -- The holder of the key may finish between our insert and our look: then the insert has its turn again.
     loop
-        insert into tasks as t (type, data, status, created_by, priority, run_at, max_retries, retry_delay, unique_key)
+        insert into tasks as t (type, data, status, created_by, priority, run_at, max_retries, retry_delay, timeout, node,
+                                unique_key)
         values (insert_task.type, insert_task.data, first_status, insert_task.created_by,
                 coalesce(insert_task.priority, 0), insert_task.run_at, insert_task.max_retries, insert_task.retry_delay,
-                insert_task.unique_key)
+                insert_task.timeout, insert_task.node, insert_task.unique_key)
         on conflict (type, unique_key)
             where unique_key is not null and status in ('waiting', 'fresh', 'started') do nothing
         returning t.id, true into insert_task.id, insert_task.created;

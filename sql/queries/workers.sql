@@ -4,6 +4,8 @@ select register_worker(%(worker)s, %(node)s, %(types)s, %(concurrency)s, %(lease
 select register_type(%(name)s, %(description)s, %(for_readers)s, %(max_retries)s, %(retry_delay)s, %(timeout)s)
 -- name: renew
 select place, alive from renew_worker(%(worker)s)
+-- name: order
+select order_worker(%(worker)s, %(orders)s)
 -- name: deregister
 select deregister_worker(%(worker)s)
 -- name: claim_front
@@ -35,5 +37,6 @@ select fleet_is_quiet()
 listen task_created
 -- name: list
 select id, node, types, concurrency, version, started_at, renewed_at, lease_expires_at, sleeping, lost_at,
+       orders, only_targeted, schedules,
        case when lost_at is not null or lease_expires_at < now() then 'lost' else 'live' end as status
 from workers order by started_at, id

@@ -50,7 +50,7 @@ class Attempts:
 
     def run(self, claimed: Claimed) -> None:
         """Run one task in the calling thread. Whatever its handler raises, it returns."""
-        id, type, data, created_by, attempt, _, _ = claimed
+        id, type, data, created_by, attempt, *_ = claimed
         worker, task, began = self.worker, Task(id, type, data, created_by, attempt, self), time.perf_counter()
         self.running[id] = task
         try:
@@ -61,7 +61,7 @@ class Attempts:
 
     async def run_async(self, claimed: Claimed) -> None:
         """Run one task on the event loop."""
-        id, type, data, created_by, attempt, _, _ = claimed
+        id, type, data, created_by, attempt, *_ = claimed
         worker, task, began = self.worker, Task(id, type, data, created_by, attempt, self), time.perf_counter()
         self.running[id] = task
         try:

@@ -45,6 +45,10 @@ class Claimed(NamedTuple):
     attempt: int
     priority: int
     failure_count: int
+    #: Seconds, where the task has a timeout of its own.
+    timeout: float | None = None
+    #: JSON, as an earlier attempt left it.
+    checkpoint: str | None = None
 
 
 class Success(NamedTuple):

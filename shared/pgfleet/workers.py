@@ -1,0 +1,29 @@
+"""Workers, as an operator sees them: who there is, and what each is told. See ``order_worker`` in ``sql/``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from psycopg.rows import dict_row
+
+from pgfleet import db, sql
+
+Orders = Literal["work", "pause", "drain"]
+
+
+def list_workers(conn: db.Connection) -> list[dict[str, Any]]:
+    """Every worker that is alive or was lost within the last hour, the oldest first.
+
+    ``status`` is ``live`` or ``lost``, ``orders`` what it was told, ``sleeping`` whether it needs waking for a task.
+    """
+    with db.ours(), conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(sql.queries("workers")["list"]).fetchall()
+
+
+def order_worker(conn: db.Connection, worker: str, orders: Orders) -> None:
+    """Tell a worker to ``pause`` (claim nothing more), to ``work`` again, or to ``drain`` (finish what it has, then end).
+
+    From the commit on it claims nothing, or again; it hears of it at once. Raises
+    :class:`~pgfleet.errors.UnknownWorker` or, for other words, :class:`~pgfleet.errors.InvalidTask`.
+    """
+    db.call(conn, sql.queries("workers")["order"], worker=worker, orders=orders)
