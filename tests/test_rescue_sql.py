@@ -34,7 +34,7 @@ def test_a_worker_whose_lease_lapsed_loses_its_tasks_and_its_name(database: Data
     claim(conn)
     claim(conn, worker=OTHER)
     lapse(conn)
-    assert conn.execute("select * from rescue_tasks()").fetchall() == [(lost, "fresh", WORKER)]
+    assert conn.execute("select * from rescue_tasks()").fetchall() == [(lost, "fresh", WORKER, "job", 1)]
     row = task(conn, lost)
     assert (row["status"], row["worker"], row["crash_count"], row["failure_count"]) == ("fresh", None, 1, 0)
     assert task(conn, kept)["worker"] == OTHER

@@ -34,7 +34,8 @@ WRONG = "PF003"
 NOT = "left alone"
 
 #: action -> {status before: status after}. A status that is not named is refused with the action's SQLSTATE, or, where
-#: that is NOT, passed over without a word. This is the transition table of sql/README.md.
+#: that is NOT, passed over without a word; one may have a SQLSTATE of its own. This is the transition table of
+#: sql/README.md.
 TRANSITIONS: dict[str, tuple[str, dict[str, str]]] = {
     "claim_tasks": (NOT, {"fresh": "started"}),
     "promote_tasks": (NOT, {"waiting": "fresh"}),
@@ -42,11 +43,21 @@ TRANSITIONS: dict[str, tuple[str, dict[str, str]]] = {
     "finish_export": (GONE, {"started": "success", "success": "success"}),
     "fail_task, retries left": (GONE, {"started": "waiting"}),
     "fail_task, no retries left": (GONE, {"started": "failure"}),
+    "fail_task, cancel asked for": (GONE, {"started": "cancelled"}),
+    "end_cancelled": (GONE, {"started": WRONG}),
+    "end_cancelled, cancel asked for": (GONE, {"started": "cancelled"}),
     "release_tasks": (NOT, {"started": "fresh"}),
+    "release_tasks, cancel asked for": (NOT, {"started": "cancelled"}),
+    "release_unheld": (NOT, {"started": "fresh"}),
+    "release_unheld, cancel asked for": (NOT, {"started": "cancelled"}),
     "deregister_worker": (NOT, {"started": "fresh"}),
+    "deregister_worker, cancel asked for": (NOT, {"started": "cancelled"}),
     "rescue_tasks, crashes left": (NOT, {"started": "fresh"}),
     "rescue_tasks, no crashes left": (NOT, {"started": "crashed"}),
-    "cancel_task": (WRONG, {"waiting": "cancelled", "fresh": "cancelled"}),
+    "rescue_tasks, cancel asked for": (NOT, {"started": "cancelled"}),
+    "progress_task": (GONE, {"started": "started"}),
+    "checkpoint_task": (GONE, {"started": "started"}),
+    "cancel_task": (WRONG, {"waiting": "cancelled", "fresh": "cancelled", "started": "started"}),
     "retry_task": (WRONG, {"failure": "fresh", "crashed": "fresh", "cancelled": "fresh"}),
     "resume_task": (WRONG, {"crashed": "fresh"}),
     "configure_task": (WRONG, {s: s for s in STATUSES if s not in ("success", "cancelled")}),
@@ -58,6 +69,9 @@ FINISH_EXPORT = "select finish_export(%s, %s, %s, '{}', %s, 1, 'csv', 1, %s)"
 
 def act(conn: Connection, action: str, id: int) -> str | None:
     """Do ``action`` to the task as WORKER in its first attempt; answers the SQLSTATE it was refused with."""
+    action, comma, _ = action.partition(", cancel asked for")
+    if comma:
+        conn.execute("update tasks set cancel_requested_at = now() where id = %s and status = 'started'", [id])
     match action:
         case "claim_tasks":
             return sqlstate(conn, "select claim_tasks(%s, '{job}', 1, ids => %s)", WORKER, [id])
@@ -71,17 +85,22 @@ def act(conn: Connection, action: str, id: int) -> str | None:
         case "fail_task, retries left":
             conn.execute("update tasks set max_retries = 1, failure_count = 0 where id = %s", [id])
             return sqlstate(conn, "select fail_task(%s, %s, 1, 'broke')", WORKER, id)
-        case "fail_task, no retries left":
+        case "fail_task, no retries left" | "fail_task":
             return sqlstate(conn, "select fail_task(%s, %s, 1, 'broke')", WORKER, id)
         case "release_tasks":
             return sqlstate(conn, "select release_tasks(%s, %s, '{1}')", WORKER, [id])
+        case "end_cancelled" | "progress_task" | "checkpoint_task":
+            last = {"end_cancelled": "", "progress_task": ", 0.5", "checkpoint_task": ", 'here'"}[action]
+            return sqlstate(conn, f"select {action}(%s, %s, 1{last})", WORKER, id)
+        case "release_unheld":
+            return sqlstate(conn, "select release_unheld(%s, '{}', '{}')", WORKER)
         case "deregister_worker":
             return sqlstate(conn, "select deregister_worker(%s)", WORKER)
         case "rescue_tasks, no crashes left":
             conn.execute("update tasks set crash_count = 2 where id = %s", [id])
             lapse(conn)
             return sqlstate(conn, "select rescue_tasks()")
-        case "rescue_tasks, crashes left":
+        case "rescue_tasks, crashes left" | "rescue_tasks":
             lapse(conn)
             return sqlstate(conn, "select rescue_tasks()")
         case "configure_task":
@@ -102,10 +121,10 @@ def test_from_every_status_an_action_does_what_the_transition_table_says(databas
         untouched = task(conn, id)
         refused = act(conn, action, id)
         seen[before] = (refused or NOT, status(conn, id))
-        if before in allowed:
+        if allowed.get(before, GONE) in STATUSES:
             expected[before] = (NOT, allowed[before])
         else:
-            expected[before] = (refusal, before)
+            expected[before] = (allowed.get(before, refusal), before)
             changed = {name for name, was in untouched.items() if task(conn, id)[name] != was}
             assert changed <= {"run_at", "max_retries", "failure_count", "crash_count"}, f"{before}: {changed}"
     assert seen == expected
@@ -125,7 +144,7 @@ def test_the_transition_table_covers_every_function_that_moves_a_task() -> None:
 
 def test_every_status_is_reached_and_only_the_finished_ones_can_be_last(database: Database) -> None:
     conn = database.connect()
-    moves = {(a, b) for _, allowed in TRANSITIONS.values() for a, b in allowed.items() if a != b}
+    moves = {(a, b) for _, allowed in TRANSITIONS.values() for a, b in allowed.items() if b in STATUSES and a != b}
     assert {b for _, b in moves} == set(STATUSES)
     assert set(STATUSES) - {a for a, _ in moves} == {"success"}
     check = value(conn, "select pg_get_constraintdef(oid) from pg_constraint where conname = 'tasks_status_check'")

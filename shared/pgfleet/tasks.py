@@ -233,9 +233,26 @@ def resume(conn: db.Connection, id: int) -> None:
     db.call(conn, sql.queries("tasks")["resume"], id=id)
 
 
-def cancel(conn: db.Connection, id: int) -> None:
-    """Call off a task that has not started. Raises TaskNotFound or WrongState."""
-    db.call(conn, sql.queries("tasks")["cancel"], id=id)
+def cancel(conn: db.Connection, id: int) -> str:
+    """Call off an unfinished task. Raises TaskNotFound or WrongState.
+
+    Answers ``cancelled``; or ``started``, where a worker is at it: that has been told, and the task is cancelled once
+    the work has stopped.
+    """
+    row = db.call(conn, sql.queries("tasks")["cancel"], id=id).fetchone()
+    assert row is not None  # noqa: S101 - a function always answers one row
+    return str(row[0])
+
+
+def executions(conn: db.Connection, id: int) -> list[dict[str, Any]]:
+    """The task's attempts, the earliest first: attempt, worker, node, started_at, ended_at, status, error, error_detail,
+    cpu_seconds, peak_memory. Raises :class:`~pgfleet.errors.TaskNotFound`.
+    """
+    with db.ours(), conn.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(sql.queries("tasks")["executions"], {"id": id}).fetchall()
+    if not rows:
+        get(conn, id)
+    return rows
 
 
 def configure(

@@ -12,6 +12,8 @@ begin
     end if;
     update tasks t set
         max_retries = coalesce(configure_task.max_retries, t.max_retries),
-        retry_delay = coalesce(configure_task.retry_delay, t.retry_delay), updated_on = now()
+        retry_delay = coalesce(configure_task.retry_delay, t.retry_delay),
+        -- Of a task that has ended it says when, and the history keeps that.
+        updated_on = case when t.status in ('failure', 'crashed') then t.updated_on else now() end
     where t.id = task.id;
 end $$;

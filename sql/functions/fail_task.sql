@@ -1,28 +1,47 @@
--- started -> waiting while it has retries left, else failure; only for the attempt that holds it.
--- `error` is for the reader, `error_detail` for operators. `give_up` skips the retries, `retry_in` sets the delay.
+-- started -> waiting while it has retries left, else failure; cancelled where somebody asked for that; only for the
+-- attempt that holds it. `error` is for the reader, `error_detail` for operators. `give_up` skips the retries,
+-- `retry_in` sets the delay. The checkpoint stays: the next attempt goes on from it.
 create or replace function fail_task(
     worker text, id bigint, attempt integer, error text, error_detail text default null,
-    give_up boolean default false, retry_in interval default null, out status text, out run_at timestamptz
-) language plpgsql as $$
+    give_up boolean default false, retry_in interval default null,
+    cpu_seconds real default null, peak_memory bigint default null, out status text, out run_at timestamptz
+) language plpgsql
+set enable_seqscan = off set enable_bitmapscan = off
+as $$
 #variable_conflict use_column
+declare
+    task tasks := require_attempt(fail_task.worker, fail_task.id, fail_task.attempt);
+    its task_types;
 begin
-    update tasks t set
-        failure_count = t.failure_count + 1, updated_on = now(),
-        error = fail_task.error, error_detail = fail_task.error_detail,
-        status = case when n.again then 'waiting' else 'failure' end,
-        worker = case when not n.again then t.worker end,
-        started_at = case when not n.again then t.started_at end,
-        run_at = case when n.again then now() + n.pause else t.run_at end
-    from (select c.id, not fail_task.give_up and c.failure_count < coalesce(c.max_retries, y.max_retries, 0) as again,
-                 least(interval '365 days', coalesce(
-                     fail_task.retry_in,
-                     retry_backoff(coalesce(c.retry_delay, y.retry_delay, interval '10 seconds'), c.failure_count + 1)
-                 )) as pause
-          from tasks c left join task_types y on y.name = c.type where c.id = fail_task.id) n
-    where t.id = n.id and t.attempt = fail_task.attempt and t.worker = fail_task.worker and t.status = 'started'
-    returning t.status, t.run_at into fail_task.status, fail_task.run_at;
-    if not found then
-        raise exception 'Task % is no longer held by % in attempt %.', fail_task.id, fail_task.worker, fail_task.attempt
-            using errcode = 'PF004';
+    select * into its from task_types y where y.name = task.type;
+    task.status := case
+        when task.cancel_requested_at is not null then 'cancelled'
+        when fail_task.give_up or task.failure_count >= coalesce(task.max_retries, its.max_retries, 0) then 'failure'
+        else 'waiting' end;
+    if task.status <> 'waiting' then
+        update tasks t set
+            status = task.status, updated_on = now(), eta = null,
+            failure_count = t.failure_count + case when task.status = 'failure' then 1 else 0 end,
+            error = fail_task.error, error_detail = fail_task.error_detail,
+            cpu_seconds = fail_task.cpu_seconds, peak_memory = fail_task.peak_memory
+        where t.id = task.id;
+    else
+        task.run_at := now() + least(interval '365 days', coalesce(fail_task.retry_in, retry_backoff(
+            coalesce(task.retry_delay, its.retry_delay, interval '10 seconds'), task.failure_count + 1,
+            coalesce(its.max_retry_delay, interval '1 hour'))));
+        update tasks t set
+            status = 'waiting', updated_on = now(), run_at = task.run_at, worker = null, started_at = null, eta = null,
+            failure_count = t.failure_count + 1, error = fail_task.error, error_detail = fail_task.error_detail
+        where t.id = task.id;
+        task.status := 'failure';
+        task.updated_on := now();
+        task.error := fail_task.error;
+        task.error_detail := fail_task.error_detail;
+        task.cpu_seconds := fail_task.cpu_seconds;
+        task.peak_memory := fail_task.peak_memory;
+        perform keep_attempt(task);
+        task.status := 'waiting';
     end if;
+    status := task.status;
+    run_at := task.run_at;
 end $$;

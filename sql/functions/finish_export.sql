@@ -2,7 +2,8 @@
 -- The file stands under its final name before this is called: a file without a row is swept, a row without a file can't be.
 create or replace function finish_export(
     worker text, id bigint, attempt integer, result text,
-    filename text, owner_id bigint, format text, bytes bigint, sha256 text
+    filename text, owner_id bigint, format text, bytes bigint, sha256 text,
+    cpu_seconds real default null, peak_memory bigint default null
 ) returns void language plpgsql as $$
 begin
     -- Said twice, by a worker whose connection broke at the first one's commit: it stands already.
@@ -12,7 +13,7 @@ begin
     if found then
         return;
     end if;
-    if finish_tasks(worker, array[id], array[attempt], array[result]) <> '{}' then
+    if finish_tasks(worker, array[id], array[attempt], array[result], array[cpu_seconds], array[peak_memory]) <> '{}' then
         raise exception 'Task % is no longer held by % in attempt %.', id, worker, attempt using errcode = 'PF004';
     end if;
     insert into exports (filename, owner_id, task_id, format, bytes, sha256)

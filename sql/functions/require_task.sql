@@ -1,5 +1,7 @@
 -- A guard: the task's row, locked; raises PF002 where there is none.
-create or replace function require_task(id bigint) returns tasks language plpgsql as $$
+create or replace function require_task(id bigint) returns tasks language plpgsql
+set enable_seqscan = off set enable_bitmapscan = off
+as $$
 declare
     task tasks;
 begin

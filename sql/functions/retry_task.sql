@@ -1,6 +1,9 @@
--- failure, crashed or cancelled -> fresh. Resets the failures only where asked; `attempt` counts on.
+-- failure, crashed or cancelled -> fresh, and from the beginning: the checkpoint goes too. Resets the failures only where
+-- asked; `attempt` counts on.
 create or replace function retry_task(id bigint, reset_failure_count boolean default false) returns void
-language plpgsql as $$
+language plpgsql
+set enable_seqscan = off set enable_bitmapscan = off
+as $$
 declare
     task tasks := require_task(retry_task.id);
 begin
@@ -8,9 +11,13 @@ begin
         raise exception 'Task % can''t be retried: it is %.', task.id, task.status using
             errcode = 'PF003', detail = 'Only a task that is failure, crashed or cancelled can be retried.';
     end if;
+    if task.worker is not null and task.attempt > 0 then  -- else it was cancelled between attempts: nothing to keep
+        perform keep_attempt(task);
+    end if;
     update tasks t set
-        status = 'fresh', worker = null, started_at = null, run_at = null, updated_on = now(),
-        result = null, error = null, error_detail = null, crash_count = 0,
+        status = 'fresh', worker = null, started_at = null, run_at = null, updated_on = now(), cancel_requested_at = null,
+        result = null, error = null, error_detail = null, cpu_seconds = null, peak_memory = null,
+        checkpoint = null, progress = null, current_step = null, eta = null, crash_count = 0,
         failure_count = case when retry_task.reset_failure_count then 0 else t.failure_count end
     where t.id = task.id;
     perform notify_tasks(array[task.id]);

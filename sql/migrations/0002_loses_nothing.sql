@@ -15,6 +15,8 @@ drop function if exists register_type(text, text, boolean, integer, interval, in
 drop function if exists register_worker(text, text, text[], integer, interval, text);
 drop function if exists release_tasks(text, bigint[], integer[], interval);
 drop function if exists renew_worker(text);
+drop function if exists rescue_tasks();
+drop function if exists retry_backoff(interval, integer);
 
 alter table task_types
     add column max_running integer check (max_running > 0),   -- over the whole fleet; null: as many as there is room for

@@ -53,5 +53,20 @@ select resume_task(%(id)s)
 select cancel_task(%(id)s)
 -- name: configure
 select configure_task(%(id)s, %(max_retries)s, %(retry_delay)s)
+-- name: executions
+-- Every attempt, the earliest first: those that another followed, then the one in the row. A task that is ready, or was
+-- cancelled between attempts, has no worker, and its last attempt is in the history. While an attempt runs, its row
+-- still tells the error of the one before.
+select e.attempt, e.worker, h.node, e.started_at, e.ended_at, e.status, e.error, e.error_detail, e.cpu_seconds, e.peak_memory
+from (
+    select a.attempt, a.worker, a.started_at, a.ended_at, a.status, a.error, a.error_detail, a.cpu_seconds, a.peak_memory
+    from task_attempts a where a.task_id = %(id)s
+    union all
+    select t.attempt, t.worker, t.started_at, case when t.status <> 'started' then t.updated_on end, t.status,
+           case when t.status <> 'started' then t.error end, case when t.status <> 'started' then t.error_detail end,
+           t.cpu_seconds, t.peak_memory
+    from tasks t where t.id = %(id)s and t.attempt > 0 and t.worker is not null) e
+left join worker_history h on h.id = e.worker
+order by e.attempt
 -- name: types
 select name, description, for_readers, max_retries, retry_delay, timeout from task_types order by name

@@ -21,12 +21,21 @@ select finish_export(%(worker)s, %(id)s, %(attempt)s, %(result)s,
                      %(filename)s, %(owner_id)s, %(format)s, %(bytes)s, %(sha256)s)
 -- name: fail
 select status, run_at, extract(epoch from run_at - now())::double precision from fail_task(%(worker)s, %(id)s, %(attempt)s, %(error)s, %(error_detail)s, %(give_up)s, %(retry_in)s)
+-- name: end_cancelled
+select end_cancelled(%(worker)s, %(id)s, %(attempt)s, %(cpu_seconds)s::real, %(peak_memory)s)
+-- name: progress
+-- Answers whether somebody has asked to cancel the task, as `checkpoint` does.
+select progress_task(%(worker)s, %(id)s, %(attempt)s, %(progress)s::real, %(current_step)s, %(time_left)s)
+-- name: checkpoint
+select checkpoint_task(%(worker)s, %(id)s, %(attempt)s, %(checkpoint)s)
+-- name: orders
+select orders, cancelled, attempts from worker_orders(%(worker)s)
 -- name: release
 select release_tasks(%s, %s, %s, %s)
 -- name: release_unheld
 select release_unheld(%s, %s, %s)
 -- name: rescue
-select id, status, worker from rescue_tasks()
+select id, status, worker, type, attempt from rescue_tasks()
 -- name: promote
 select promoted, next_in from promote_tasks()
 -- name: set_sleeping

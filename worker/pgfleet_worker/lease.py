@@ -129,5 +129,5 @@ class Lease:
                 due = time.monotonic() + wait
 
     def _rescue(self) -> None:
-        for id, status, worker in self._connection().execute(self._queries["rescue"]):
-            self._log.warning("task.rescued", task=id, status=status, lost_worker=worker)
+        for id, status, worker, type, attempt in self._connection().execute(self._queries["rescue"]):
+            self._log.warning("task.rescued", task=id, type=type, attempt=attempt, status=status, lost_worker=worker)

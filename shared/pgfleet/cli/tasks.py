@@ -161,7 +161,7 @@ def cancel(ids: Sequence[int]) -> None:
     _each(ids, "cancel", "is cancelled", tasks_module.cancel)
 
 
-def _each(ids: Sequence[int], verb: str, done: str, act: Callable[[db.Connection, int], None]) -> None:
+def _each(ids: Sequence[int], verb: str, done: str, act: Callable[[db.Connection, int], object]) -> None:
     """Act on every id, telling of each; one that is refused doesn't stop the others, but the command has failed."""
     refused = 0
     with connection(f"tasks {verb}") as conn:
