@@ -12,6 +12,7 @@ from tests.support.database import Database, Databases
 from tests.support.fleet import (
     OTHER,
     WORKER,
+    Blocked,
     Connection,
     claim,
     column,
@@ -135,6 +136,43 @@ def test_a_worker_that_leaves_in_order_gives_its_tasks_back_unblamed(database: D
     assert (row["status"], row["worker"], row["crash_count"], row["failure_count"]) == ("fresh", None, 0, 0)
     assert status(conn, done) == "success"
     assert column(conn, "select id from workers") == []
+
+
+def test_a_worker_that_leaves_waits_for_its_claim_that_is_under_way_and_gives_that_back_too(database: Database) -> None:
+    """Its connection broke, the claim commits all the same: nobody could find the task by a worker that is gone."""
+    claiming, leaving = database.connect(), database.connect()
+    register(claiming)
+    id = create(claiming)
+    with claiming.transaction():
+        assert claim(claiming) == [id]
+        left = Blocked(database.connect(), leaving, lambda: leaving.execute("select deregister_worker(%s)", [WORKER]))
+    left.result()
+    assert (status(claiming, id), column(claiming, "select id from workers")) == ("fresh", [])
+
+
+def test_a_claim_that_comes_while_its_worker_leaves_waits_and_is_refused(database: Database) -> None:
+    claiming, leaving = database.connect(), database.connect()
+    register(claiming)
+    id = create(claiming)
+    with leaving.transaction():
+        leaving.execute("select deregister_worker(%s)", [WORKER])
+        late = Blocked(
+            database.connect(), claiming, lambda: sqlstate(claiming, "select claim_tasks(%s, '{job}', 1)", WORKER)
+        )
+    assert late.result() == "PF005"
+    assert status(claiming, id) == "fresh"
+
+
+def test_one_workers_leaving_waits_for_no_others_claim(database: Database) -> None:
+    claiming, leaving = database.connect(), database.connect()
+    register(claiming)
+    register(claiming, OTHER)
+    create(claiming)
+    leaving.execute("set lock_timeout = '5s'")
+    with claiming.transaction():
+        assert claim(claiming) != []
+        leaving.execute("select deregister_worker(%s)", [OTHER])
+    assert column(leaving, "select id from workers") == [WORKER]
 
 
 def test_registering_makes_new_types_known_and_keeps_what_an_operator_changed(database: Database) -> None:

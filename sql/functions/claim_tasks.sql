@@ -29,6 +29,9 @@ declare
     only_targeted boolean;
     chosen bigint[];
 begin
+    -- deregister_worker waits for this lock: a claim on a connection that broke must not commit unseen after it. First the
+    -- lock, then the look at the lease. (`for key share` on the row would write for every claim, even an empty one.)
+    perform pg_advisory_xact_lock_shared(7438, hashtext(claim_tasks.worker));
     select w.node, w.orders, w.only_targeted into own_node, orders, only_targeted
     from workers w where w.id = claim_tasks.worker and w.lost_at is null and w.lease_expires_at > now();
     if not found then
