@@ -87,11 +87,12 @@ def test_a_second_start_hands_over_without_pip_and_keeps_folder_and_arguments(in
     assert pip_calls(installed) == []
 
 
-def test_test_and_bench_install_the_development_tools_once_and_run_them(installed: Path, tmp_path: Path) -> None:
+def test_test_bench_and_chaos_install_the_development_tools_once_and_run_them(installed: Path, tmp_path: Path) -> None:
     assert run(installed, "test", "-k", "csv", cwd=tmp_path)[1] == f"{installed}|-m pytest -k csv\n"
     assert any("requirements-dev.lock" in call for call in pip_calls(installed))
     calls = pip_calls(installed)
     assert run(installed, "bench", "http", cwd=tmp_path)[1] == f"{tmp_path}|-m tests.benchmarks http\n"
+    assert run(installed, "chaos", "--seed", "2", cwd=tmp_path)[1] == f"{tmp_path}|-m tests.chaos --seed 2\n"
     assert run(installed, "up", cwd=tmp_path)[0] == 0  # and has not to be installed anew without them
     assert pip_calls(installed) == calls
 

@@ -25,6 +25,16 @@ KEEPALIVE = {
 }
 
 
+#: The same at the server's end, whose own default is two hours: sessions of a server that is gone must not pile up
+#: until Postgres takes no more, nor keep their locks.
+SERVER_KEEPALIVE = {
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "25000",
+}
+
+
 #: What a role or database may set for others and the engine can't work under: its statements are short by design, its
 #: connections idle by nature, and a stale snapshot hides what a notification has just announced.
 ENGINE = {
@@ -45,7 +55,8 @@ def conninfo(settings: Settings, application: str, **session: str) -> str:
             hint="Write it as postgresql://user:password@host:5432/database, or as host=… dbname=… pairs.",
         ) from None
     path = settings.schema if settings.schema == "public" else f"{settings.schema},public"
-    options = [str(given.pop("options", "")), f"-csearch_path={path}", *(f"-c{k}={v}" for k, v in session.items())]
+    parameters = {"search_path": path, **SERVER_KEEPALIVE, **session}
+    options = [str(given.pop("options", "")), *(f"-c{name}={value}" for name, value in parameters.items())]
     merged: dict[str, Any] = {
         **KEEPALIVE,
         "connect_timeout": max(2, round(settings.database_timeout)),
