@@ -232,17 +232,43 @@ def anywhere(databases: Databases) -> Iterator[Connection]:
     databases.drop(made)
 
 
-CENTURY = 100 * 365 * 86_400_000
+YEAR = 365 * 86_400_000
 
 
-@given(milliseconds=st.one_of(st.integers(0, 10_000), st.integers(0, CENTURY)), failures=st.integers(1, 1001))
+@given(
+    milliseconds=st.one_of(st.integers(0, 10_000), st.integers(0, YEAR)),
+    failures=st.integers(1, 1001),
+    most=st.integers(0, YEAR),
+)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_the_backoff_doubles_up_to_an_hour_within_a_fifth(
-    anywhere: Connection, milliseconds: int, failures: int
+def test_the_backoff_doubles_up_to_its_ceiling_within_a_fifth(
+    anywhere: Connection, milliseconds: int, failures: int, most: int
 ) -> None:
-    delay = milliseconds / 1000
-    pause = value(
-        anywhere, "select extract(epoch from retry_backoff(make_interval(secs => %s), %s))::float8", delay, failures
+    delay, ceiling = milliseconds / 1000, most / 1000
+    query = "select extract(epoch from retry_backoff(make_interval(secs => %s), %s, make_interval(secs => %s)))::float8"
+    pause = value(anywhere, query, delay, failures, ceiling)
+    middle = max(delay, min(delay * 2.0 ** (failures - 1), ceiling))
+    assert 0.8 * middle - 0.001 <= pause <= 1.2 * middle + 0.001
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [({}, 40), ({"retry_delay": "3 seconds"}, 12), ({"retry_delay": "2 minutes"}, 120), ({"retry_delay": "0"}, 0)],
+    ids=["the type's", "the task's", "longer than the ceiling", "none"],
+)
+def test_the_pause_is_the_tasks_or_its_types_doubled_up_to_the_types_ceiling(
+    database: Database, options: dict[str, str], seconds: int
+) -> None:
+    conn = database.connect()
+    conn.execute(
+        "select register_type('job', max_retries => 9, retry_delay => '15 seconds', max_retry_delay => '40 seconds')"
     )
-    ceiling = max(delay, min(delay * 2.0 ** (failures - 1), 3600))
-    assert 0.8 * ceiling - 0.001 <= pause <= 1.2 * ceiling + 0.001
+    register(conn)
+    id = create(conn, **options)
+    for attempt in (1, 2, 3):
+        conn.execute("update tasks set run_at = now()")
+        conn.execute("select promote_tasks()")
+        assert claim(conn) == [id]
+        conn.execute("select fail_task(%s, %s, %s, 'broke')", [WORKER, id, attempt])
+    pause = value(conn, "select extract(epoch from run_at - updated_on)::float8 from tasks")
+    assert 0.8 * seconds - 0.001 <= pause <= 1.2 * seconds + 0.001

@@ -1,7 +1,7 @@
 -- started -> cancelled, only for the attempt that holds it: its worker's word that the work has stopped, where somebody
 -- asked for that. Said twice, by a worker whose connection broke at the first one's commit, it is said once.
 create or replace function end_cancelled(
-    worker text, id bigint, attempt integer, cpu_seconds real default null, peak_memory bigint default null
+    worker text, id bigint, attempt integer, cpu_seconds double precision default null, peak_memory bigint default null
 ) returns void language plpgsql
 set enable_seqscan = off set enable_bitmapscan = off
 as $$

@@ -4,7 +4,7 @@
 create or replace function fail_task(
     worker text, id bigint, attempt integer, error text, error_detail text default null,
     give_up boolean default false, retry_in interval default null,
-    cpu_seconds real default null, peak_memory bigint default null, out status text, out run_at timestamptz
+    cpu_seconds double precision default null, peak_memory bigint default null, out status text, out run_at timestamptz
 ) language plpgsql
 set enable_seqscan = off set enable_bitmapscan = off
 as $$

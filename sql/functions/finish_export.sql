@@ -3,7 +3,7 @@
 create or replace function finish_export(
     worker text, id bigint, attempt integer, result text,
     filename text, owner_id bigint, format text, bytes bigint, sha256 text,
-    cpu_seconds real default null, peak_memory bigint default null
+    cpu_seconds double precision default null, peak_memory bigint default null
 ) returns void language plpgsql as $$
 begin
     -- Said twice, by a worker whose connection broke at the first one's commit: it stands already.

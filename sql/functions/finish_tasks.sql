@@ -7,7 +7,7 @@
 -- cost go one by one. A checkpoint has served.
 create or replace function finish_tasks(
     worker text, ids bigint[], attempts integer[], results text[],
-    cpu_seconds real[] default null, peak_memory bigint[] default null
+    cpu_seconds double precision[] default null, peak_memory bigint[] default null
 ) returns bigint[]
 language plpgsql
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off

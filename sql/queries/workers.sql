@@ -22,10 +22,10 @@ select finish_export(%(worker)s, %(id)s, %(attempt)s, %(result)s,
 -- name: fail
 select status, run_at, extract(epoch from run_at - now())::double precision from fail_task(%(worker)s, %(id)s, %(attempt)s, %(error)s, %(error_detail)s, %(give_up)s, %(retry_in)s)
 -- name: end_cancelled
-select end_cancelled(%(worker)s, %(id)s, %(attempt)s, %(cpu_seconds)s::real, %(peak_memory)s)
+select end_cancelled(%(worker)s, %(id)s, %(attempt)s, %(cpu_seconds)s, %(peak_memory)s)
 -- name: progress
 -- Answers whether somebody has asked to cancel the task, as `checkpoint` does.
-select progress_task(%(worker)s, %(id)s, %(attempt)s, %(progress)s::real, %(current_step)s, %(time_left)s)
+select progress_task(%(worker)s, %(id)s, %(attempt)s, %(progress)s, %(current_step)s, %(time_left)s)
 -- name: checkpoint
 select checkpoint_task(%(worker)s, %(id)s, %(attempt)s, %(checkpoint)s)
 -- name: orders
