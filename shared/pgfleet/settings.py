@@ -71,6 +71,32 @@ def _seconds(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
+class Duration(float):
+    """Seconds, shown as people write them: ``30d``."""
+
+    def __str__(self) -> str:
+        for unit, seconds in reversed(UNITS.items()):
+            if self and self % seconds == 0:
+                return f"{self / seconds:.0f}{unit}"
+        return f"{float(self):g}"
+
+
+#: Seconds of each unit, the shortest first.
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def duration(value: str) -> Duration:
+    """``90s``, ``15m``, ``12h``, ``30d``, or bare seconds. Raises ``ValueError``, its text what was expected."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([smhd]?)", value.strip())
+    seconds = float(match[1]) * UNITS[match[2] or "s"] if match else -1
+    if not 0 <= seconds <= MOST_SECONDS:
+        raise ValueError("a duration such as 90s, 12h or 30d, at most 36500d")
+    return Duration(seconds)
+
+
+MOST_SECONDS = 36_500 * UNITS["d"]
+
+
 def _choice(*values: str) -> Callable[[str], str]:
     def parse(value: str) -> str:
         if value not in values:
@@ -121,6 +147,16 @@ class Settings:
         5.0, _seconds(0.05, 3600), "Seconds between looks at the table that no notification asked for."
     )
     grace: float = _field(20.0, _seconds(0, 86_400), "Seconds a stopping worker gives its running tasks.")
+    schedules: bool = _field(
+        True, _flag, "False: this worker leaves the fleet's own chores, such as housekeeping, to others."
+    )
+
+    keep_success: float = _field(
+        Duration(30 * 86_400), duration, "How long a task that succeeded is kept, with its files; 0: for ever."
+    )
+    keep_failure: float = _field(Duration(90 * 86_400), duration, "How long a task that failed is kept; 0: for ever.")
+    keep_crashed: float = _field(Duration(90 * 86_400), duration, "How long a crashed task is kept; 0: for ever.")
+    keep_cancelled: float = _field(Duration(30 * 86_400), duration, "How long a cancelled task is kept; 0: for ever.")
 
     def require_database(self) -> str:
         """The database's URL; :class:`SettingsError` where none is set."""

@@ -25,10 +25,12 @@ from pgfleet.errors import PgfleetError
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}\.csv", re.ASCII)
 _TEMPORARY = re.compile(r"\.export_(\d{1,19})_(\d{1,10})(_[A-Za-z0-9]{8})?\.tmp", re.ASCII)
+_FINAL = re.compile(r"export_\d{6}_[A-Za-z0-9]{12}\.csv", re.ASCII)
 _ALPHABET = string.ascii_letters + string.digits
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN})
 _HINT = "An operator has to look at the volume that PGFLEET_EXPORT_DIR names."
 
 
@@ -57,7 +59,22 @@ def temporary_name(task_id: int, attempt: int) -> str:
 def parse_temporary_name(name: str) -> tuple[int, int] | None:
     """(task id, attempt) of a temporary file, or None where ``name`` is not one: for sweeping up."""
     match = _TEMPORARY.fullmatch(name)
-    return (int(match[1]), int(match[2])) if match else None
+    named = (int(match[1]), int(match[2])) if match else None
+    return named if named and named[0] < 2**63 and named[1] < 2**31 else None
+
+
+def is_final_name(name: str) -> bool:
+    """Could :func:`final_name` have made ``name``?"""
+    return _FINAL.fullmatch(name) is not None
+
+
+@contextlib.contextmanager
+def errors_explained() -> Iterator[None]:
+    """Turn an ``OSError`` of the block into :class:`VolumeError`."""
+    try:
+        yield
+    except OSError as error:
+        raise _explain(error) from error
 
 
 class ExportWriter:
@@ -75,7 +92,7 @@ class ExportWriter:
 
     def write(self, data: bytes | bytearray) -> None:
         """Append ``data``, unbuffered: give it large pieces. Raises :class:`VolumeError`."""
-        with _volume_errors(), memoryview(data) as rest:
+        with errors_explained(), memoryview(data) as rest:
             self._digest.update(rest)
             written = 0
             while written < len(rest):  # a nearly full disk takes a part first and says ENOSPC at the next call
@@ -90,23 +107,24 @@ def publish(folder: Path, *, temporary: str, final: str) -> Iterator[ExportWrite
     Raises :class:`VolumeError` where the volume is missing, full or not writable; the block's own errors pass through.
     """
     path, target = folder / temporary, folder / final
-    with _volume_errors():
+    with errors_explained():
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
     try:
         try:
             yield ExportWriter(descriptor)
-            with _volume_errors():
+            with errors_explained():
                 os.fsync(descriptor)
         finally:
-            os.close(descriptor)
-        with _volume_errors():
+            with errors_explained():
+                os.close(descriptor)  # where a network volume may first say that it is full
+        with errors_explained():
             path.rename(target)
     except BaseException:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         raise
     try:
-        with _volume_errors():
+        with errors_explained():
             _sync_folder(folder)
     except VolumeError:
         with contextlib.suppress(OSError):
@@ -147,18 +165,10 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def _volume_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _explain(error) from error
-
-
 def _explain(error: OSError) -> VolumeError:
     if error.errno in _FULL:
         return VolumeError("The export volume is full.", hint=_HINT)
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+    if error.errno in _GONE:
         return VolumeError("The export volume is missing.", hint=_HINT)
     if error.errno in _DENIED:
         return VolumeError("The export volume can't be written to.", detail=error.strerror, hint=_HINT)

@@ -87,3 +87,7 @@ insert into housekeeping (chore) values ('purge'), ('sweep');
 delete from exports e using exports later
 where later.task_id = e.task_id and later.format = e.format and later.id > e.id;
 alter table exports add constraint exports_one_of_a_task unique (task_id, format);
+
+-- Whose files lie on a volume: a fleet that shares one with another must not sweep it.
+create table fleet_identity (id uuid primary key default gen_random_uuid());
+insert into fleet_identity default values;

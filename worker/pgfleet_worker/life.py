@@ -17,6 +17,7 @@ from pgfleet_worker.backoff import Backoff
 from pgfleet_worker.bell import Bell
 from pgfleet_worker.claims import Claims
 from pgfleet_worker.handler import Handler
+from pgfleet_worker.housekeeping import Housekeeping
 from pgfleet_worker.lease import Lease
 from pgfleet_worker.looks import Looks
 from pgfleet_worker.outcome import Claimed, Outcome, Released
@@ -59,6 +60,7 @@ class Life(ABC):
             self._turns,
             lambda: self._threads.queued + self._coroutines.queued,
         )
+        self._housekeeping = Housekeeping(settings, self._log)
         self._troubles = Backoff()
         self._stopping = False
 
@@ -126,6 +128,7 @@ class Life(ABC):
         self._lease.renew(conn)
         self._looks.begin_anew()
         self._rest.begin_anew()
+        self._housekeeping.start()
 
     # -- recover
 
@@ -173,6 +176,7 @@ class Life(ABC):
     def _shut_down(self) -> None:
         """Give back what has not begun, let what runs finish, give back the rest; the heartbeat ends last."""
         self._log.info("worker.stopping", worker=self._attempts.worker, running=len(self._attempts.running))
+        self._housekeeping.stop()
         self._give_back(self._threads.take_back() + self._coroutines.take_back())
         self._wait_for_running(self._settings.grace)
         self._attempts.stopping = True

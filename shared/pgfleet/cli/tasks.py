@@ -13,6 +13,7 @@ from pgfleet import tasks as tasks_module
 from pgfleet.cli.database import connection
 from pgfleet.cli.failure import Failure
 from pgfleet.cli.output import json_option, print_fields, print_json, print_table
+from pgfleet.cli.purge import purge
 from pgfleet.errors import PgfleetError
 
 COLUMNS = ("id", "type", "status", "worker", "priority", "attempt", "created_by", "created_at", "updated_on", "error")
@@ -39,6 +40,9 @@ def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> da
 @click.group()
 def tasks() -> None:
     """Tasks: list, show, create, retry, cancel."""
+
+
+tasks.add_command(purge)
 
 
 @tasks.command("list")
