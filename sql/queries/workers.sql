@@ -8,6 +8,8 @@ select place, alive from renew_worker(%(worker)s)
 select order_worker(%(worker)s, %(orders)s)
 -- name: deregister
 select deregister_worker(%(worker)s)
+-- name: abandon
+select id, status, lost_worker, type, attempt from abandon_worker(%(worker)s)
 -- name: claim_front
 select * from claim_tasks(%s, %s, %s)
 -- name: claim_ids

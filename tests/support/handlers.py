@@ -6,6 +6,7 @@ A task's data may be ``{"gate": PATH}``: the handler writes PATH.begun and goes 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import time
 from pathlib import Path
@@ -150,3 +151,10 @@ def away_once(task: Task) -> None:
 def echo_slowly(task: Task) -> None:
     """Takes 20 ms."""
     time.sleep(0.02)
+
+
+@handler("hogs")
+def hogs(task: Task) -> None:
+    """Holds the interpreter's lock for so many seconds, as C code does: no other thread runs meanwhile."""
+    Path(f"{task.data['gate']}.begun").touch()
+    ctypes.PyDLL(None).usleep(round(task.data["seconds"] * 1_000_000))

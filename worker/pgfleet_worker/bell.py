@@ -7,6 +7,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
+from typing import Protocol
 
 from psycopg.sql import SQL, Identifier
 
@@ -19,11 +20,18 @@ MOST_IDS = 1000
 PROBE = 10.0
 
 
-class Bell:
-    """A LISTEN connection, once :meth:`connect` has made it, and a socket pair, waited on together."""
+class Source(Protocol):
+    """Something else that may have news."""
 
-    def __init__(self, settings: Settings) -> None:
+    def fileno(self) -> int: ...
+
+
+class Bell:
+    """A LISTEN connection, once :meth:`connect` has made it, a socket pair, and ``others`` that end the wait."""
+
+    def __init__(self, settings: Settings, *others: Source) -> None:
         self._settings = settings
+        self._others = others
         self._conn: db.Connection | None = None
         self._inner, self._outer = socket.socketpair()
         self._inner.setblocking(False)
@@ -70,9 +78,11 @@ class Bell:
 
         Raises what psycopg raises where the connection is lost.
         """
-        watched = [self._inner.fileno()]
+        watched = self._inside()
+        ear = -1
         if self._conn is not None:
-            watched.append(self._conn.fileno())
+            ear = self._conn.fileno()
+            watched.append(ear)
             timeout = min(timeout, PROBE)
         ready = _wait(watched, timeout)
         self.waiting = False
@@ -80,7 +90,7 @@ class Bell:
             self._drain()
         if self._conn is None:
             return []
-        if watched[1] in ready:
+        if ear in ready:
             self._heard = time.monotonic()
             return self._ids()
         if time.monotonic() - self._heard > PROBE:
@@ -96,10 +106,13 @@ class Bell:
 
     def doze(self, timeout: float) -> None:
         """Wait until rung or ``timeout`` seconds have passed, deaf to Postgres: for while it is away."""
-        ready = _wait([self._inner.fileno()], timeout)
+        ready = _wait(self._inside(), timeout)
         self.waiting = False
-        if ready:
+        if self._inner.fileno() in ready:
             self._drain()
+
+    def _inside(self) -> list[int]:
+        return [self._inner.fileno(), *(other.fileno() for other in self._others)]
 
     def _drain(self) -> None:
         try:

@@ -13,6 +13,7 @@ import click
 
 from pgfleet import log
 from pgfleet.settings import from_env
+from pgfleet_worker import keeper
 from pgfleet_worker.handler import load
 from pgfleet_worker.loop import Worker
 
@@ -46,7 +47,8 @@ def worker(
     settings.require_database()
     log.configure(settings)
     sys.path.insert(0, "")  # --handlers names modules of the folder it is started in, as `python -m` would
-    process = Worker(settings, load(settings.handlers, settings.types), listen=not no_listen)
+    kept = keeper.fork(settings)  # before any thread, and before the handlers bring what it has no use for
+    process = Worker(settings, load(settings.handlers, settings.types), listen=not no_listen, keeper=kept)
 
     def stop(signum: int, frame: FrameType | None) -> None:
         if process.stopping:

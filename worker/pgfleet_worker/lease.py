@@ -1,21 +1,26 @@
-"""The lease: one row for the process, renewed by a thread and a connection of its own, the last thing to stop."""
+"""The lease: one row for the process, renewed by its heart, the last thing to stop.
+
+The heart beats in the keeper, a process of its own (:mod:`keeper`), or where there is none in a thread.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
+import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
 
-import psycopg
-
 from pgfleet import __version__, db, sql
-from pgfleet.errors import DatabaseAway, LostWorker
 from pgfleet.log import Logger
 from pgfleet.settings import Settings
-from pgfleet_worker.backoff import Backoff
 from pgfleet_worker.handler import Handler
+from pgfleet_worker.heart import Heart, Link
+from pgfleet_worker.keeper import Keeper
 
 
 def new_worker_id(nickname: str) -> str:
@@ -24,23 +29,32 @@ def new_worker_id(nickname: str) -> str:
 
 
 class Lease:
-    """Registers this process and keeps its lease; ``on_lost()`` is called once a rescuer has declared it lost."""
+    """Registers this process and has its lease kept: by ``keeper``, or a thread where there is none or it has died.
 
-    def __init__(self, settings: Settings, log: Logger, on_lost: Callable[[], None]) -> None:
+    For the loop's thread alone.
+    """
+
+    def __init__(self, settings: Settings, log: Logger, keeper: Keeper | None = None) -> None:
         self._settings = settings
         self._log = log
-        self._on_lost = on_lost
-        self._stop = threading.Event()
-        self._conn: db.Connection | None = None
+        self._keeper = keeper
+        self._link = keeper.link if keeper is not None else self._begin_thread()
         self._queries = sql.queries("workers")
-        self._thread: threading.Thread | None = None
+        self._heard = self._listened = time.monotonic()
+        self._leaving = False
+        self._left: bool | None = None
         self.worker = ""
+        #: Has a rescuer declared this worker lost?
         self.lost = False
         #: This worker's place among the live ones, and their number; as of the last heartbeat.
         self.place, self.alive = 0, 1
 
+    def fileno(self) -> int:
+        """Readable when the heart has said something: see :meth:`hear`."""
+        return self._link.fileno()
+
     def register(self, conn: db.Connection, handlers: Iterable[Handler]) -> str:
-        """Register under a new id, with the types served; answers the id. The heartbeat begins with the first call."""
+        """Register under a new id, with the types served; answers the id. From now on the heart renews its lease."""
         handlers = list(handlers)
         for handler in sorted(handlers, key=lambda h: h.type):
             db.call(
@@ -64,11 +78,11 @@ class Lease:
             lease=timedelta(seconds=self._settings.lease),
             version=__version__,
         )
+        if not self.worker:
+            self._heard = time.monotonic()  # until now the heart had nothing to say
         self.worker = worker
         self.lost = False
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._keep, name="heartbeat", daemon=True)
-            self._thread.start()
+        self._link.say(follow=worker)
         return worker
 
     def renew(self, conn: db.Connection) -> None:
@@ -77,57 +91,64 @@ class Lease:
         if row:
             self.place, self.alive = row
 
+    def hear(self) -> None:
+        """Take in what the heart has said; see that it lives."""
+        now = time.monotonic()
+        if now - self._listened > self._settings.lease:
+            self._heard = now  # we stood still ourselves, and the heart perhaps with us
+        self._listened = now
+        for words in self._link.heard():
+            self._heard = now
+            if "alive" in words:
+                self.place, self.alive = words["place"], words["alive"]
+            if words.get("lost") == self.worker:
+                self.lost = True
+            if "left" in words:
+                self._left = words["left"]
+                if not self._left:
+                    self._log.warning("worker.not_deregistered", error=words["error"])
+        if self._keeper is None or self._leaving:
+            return
+        if self._link.ended:
+            self._replace_keeper(self._keeper, "dead")
+        elif self.worker and now - self._heard > self._settings.lease + 2 * self._settings.database_timeout:
+            self._replace_keeper(self._keeper, "silent")  # it may take a while to connect, but not as long as this
+
     def end(self) -> None:
-        """Stop the heartbeat and leave the fleet: what the worker still holds is free for others at once."""
-        self._stop.set()
-        if self._thread is None:
-            return
-        self._thread.join(self._settings.database_timeout)
-        if self._thread.is_alive():
-            self._log.warning("worker.not_deregistered", error="the last heartbeat is still under way")
-            return
-        try:
-            db.call(self._connection(), self._queries["deregister"], worker=self.worker)
-        except (psycopg.Error, DatabaseAway) as error:
-            self._log.warning("worker.not_deregistered", error=str(error))  # its lease will lapse
-        if self._conn is not None:
-            self._conn.close()
+        """Leave the fleet: what the worker still holds is free for others at once."""
+        self._leaving = True
+        self._link.say(leave=True)
+        deadline = time.monotonic() + self._settings.database_timeout
+        while self._left is not False and not self._link.ended and time.monotonic() < deadline:
+            self._wait(deadline - time.monotonic())
+            self.hear()
+        if self._left is None:
+            self._log.warning("worker.not_deregistered", error="the heart did not answer")
+        self._link.close()
+        if self._keeper is not None and self._link.ended:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._keeper.pid, 0)
 
-    def _connection(self) -> db.Connection:
-        if self._conn is None or self._conn.closed:
-            # What a crash of Postgres can lose here is a heartbeat; the next one is seconds away. And a rescue that
-            # waits for a lock on `tasks` (somebody builds an index) must not keep this worker from renewing.
-            beat = self._settings.heartbeat * 1000
-            self._conn = db.connect(
-                self._settings,
-                "pgfleet heartbeat",
-                engine=True,
-                synchronous_commit="off",
-                lock_timeout=f"{beat / 2:.0f}ms",
-                statement_timeout=f"{beat:.0f}ms",
-            )
-        return self._conn
+    def _wait(self, seconds: float) -> None:
+        poll = select.poll()
+        poll.register(self._link.fileno(), select.POLLIN)
+        poll.poll(max(0.0, seconds) * 1000)
 
-    def _keep(self) -> None:
-        pause = Backoff(0.1, self._settings.heartbeat)
-        due = time.monotonic() + self._settings.heartbeat
-        while not self._stop.wait(max(0.0, due - time.monotonic())):
-            worker = self.worker
-            try:
-                if not self.lost:
-                    self.renew(self._connection())
-                due = time.monotonic() + self._settings.heartbeat
-                self._rescue()
-                pause.reset()
-            except LostWorker:
-                if worker == self.worker:  # else the loop has noticed first, and registered anew
-                    self.lost = True
-                    self._on_lost()
-            except (psycopg.Error, DatabaseAway) as error:
-                wait = pause.next()
-                self._log.warning("heartbeat.missed", error=str(error), pause=round(wait, 3))
-                due = time.monotonic() + wait
+    def _begin_thread(self) -> Link:
+        ours, theirs = Link.pair()
+        heart = Heart(self._settings, self._log, theirs)
+        threading.Thread(target=heart.run, name="heartbeat", daemon=True).start()
+        return ours
 
-    def _rescue(self) -> None:
-        for id, status, worker, type, attempt in self._connection().execute(self._queries["rescue"]):
-            self._log.warning("task.rescued", task=id, type=type, attempt=attempt, status=status, lost_worker=worker)
+    def _replace_keeper(self, keeper: Keeper, why: str) -> None:
+        """A new one can't be forked: by now there are threads. One of them has to do."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(keeper.pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(keeper.pid, 0)
+        self._log.warning("keeper.lost", worker=self.worker, keeper=keeper.pid, why=why)
+        self._keeper = None
+        self._link.close()
+        self._link = self._begin_thread()
+        if self.worker:
+            self._link.say(follow=self.worker)

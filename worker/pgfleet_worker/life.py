@@ -18,6 +18,7 @@ from pgfleet_worker.bell import Bell
 from pgfleet_worker.claims import Claims
 from pgfleet_worker.handler import Handler
 from pgfleet_worker.housekeeping import Housekeeping
+from pgfleet_worker.keeper import Keeper
 from pgfleet_worker.lease import Lease
 from pgfleet_worker.looks import Looks
 from pgfleet_worker.outcome import Claimed, Outcome, Released
@@ -35,13 +36,15 @@ class Life(ABC):
     """One worker process, its parts, and all that happens to it. :meth:`run` returns after :meth:`stop`, once everything
     it held is settled or given back."""
 
-    def __init__(self, settings: Settings, handlers: dict[str, Handler], *, listen: bool = True) -> None:
+    def __init__(
+        self, settings: Settings, handlers: dict[str, Handler], *, listen: bool = True, keeper: Keeper | None = None
+    ) -> None:
         self._settings = settings
         self._handlers = handlers
         self._listens = listen
         self._log = log.get()
-        self._bell = Bell(settings)
-        self._lease = Lease(settings, self._log, self._bell.ring)
+        self._lease = Lease(settings, self._log, keeper)
+        self._bell = Bell(settings, self._lease)
         self._settler = Settler(settings, self._log, self._settled, self._due_in)
         self._attempts = Attempts(settings, self._log, handlers, self._settler.put)
         self._threads = ThreadSlots(settings.concurrency, self._attempts.run)
@@ -155,6 +158,7 @@ class Life(ABC):
         until = time.monotonic() + pause
         while not self._stopping and time.monotonic() < until:
             self._bell.doze(until - time.monotonic())
+            self._lease.hear()
 
     def _lose_everything(self) -> None:
         """Our lease lapsed and our tasks are others' now: drop the work, register under a new id."""
@@ -200,6 +204,7 @@ class Life(ABC):
         while self._attempts.running and time.monotonic() < deadline:
             self._bell.waiting = True
             self._bell.doze(min(0.05, deadline - time.monotonic()))
+            self._lease.hear()
 
     # -- what the parts tell
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pgfleet.errors import LostWorker
 from pgfleet.settings import Settings
 from pgfleet_worker.handler import Handler
+from pgfleet_worker.keeper import Keeper
 from pgfleet_worker.life import Life
 from pgfleet_worker.outcome import Claimed
 
@@ -12,11 +13,14 @@ from pgfleet_worker.outcome import Claimed
 class Worker(Life):
     """One worker process. :meth:`run` returns after :meth:`stop`, once everything it held is settled or given back."""
 
-    def __init__(self, settings: Settings, handlers: dict[str, Handler], *, listen: bool = True) -> None:
-        super().__init__(settings, handlers, listen=listen)
+    def __init__(
+        self, settings: Settings, handlers: dict[str, Handler], *, listen: bool = True, keeper: Keeper | None = None
+    ) -> None:
+        super().__init__(settings, handlers, listen=listen, keeper=keeper)
         self._async = {name for name, handler in handlers.items() if handler.is_async}
 
     def _turn(self) -> None:
+        self._lease.hear()
         if self._lease.lost:
             raise LostWorker(f"Worker {self._lease.worker} has lost its lease.")
         self._looks.reconcile()

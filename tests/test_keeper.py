@@ -1,0 +1,174 @@
+"""The keeper: the lease is kept while the interpreter is held, and given up when the worker dies or stands still."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pgfleet import migrate, tasks
+from tests.support.database import Database
+from tests.support.processes import Process, Processes
+from tests.test_worker import ended, worker
+from tests.test_worker_ends import begun
+
+Wait = Callable[..., Any]
+
+#: A lease, in seconds, that no test outlives: who is rescued under it was given up by its keeper.
+LONG = {"lease": 600.0, "heartbeat": 0.2}
+#: One that lapses within a test.
+SHORT = {"lease": 1.2, "heartbeat": 0.3}
+
+
+def children(process: Process) -> dict[int, str]:
+    """The names of its child processes, by pid."""
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return {int(pid): Path(f"/proc/{pid}/comm").read_text().strip() for pid in listed}
+
+
+def keeper(process: Process) -> int:
+    (pid,) = [pid for pid, name in children(process).items() if name == "pgfleet-keeper"]
+    return pid
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
+    except FileNotFoundError:
+        return False
+
+
+def seconds_pass(database: Database, seconds: float) -> Callable[[], bool]:
+    """Have so many gone by, on the database's clock?"""
+    conn = database.connect()
+    (since,) = conn.execute("select now()").fetchone() or (None,)
+    return lambda: conn.execute("select now() - %s > %s * interval '1 second'", (since, seconds)).fetchone() == (True,)
+
+
+def test_a_handler_that_holds_the_interpreter_for_several_leases_keeps_its_task(
+    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
+) -> None:
+    conn = database.connect()
+    here = database.settings(**SHORT)
+    hog = worker(processes, "--types", "hogs", settings=here)
+    worker(processes, "--types", "echo", settings=here)  # would rescue it
+    data = {"gate": str(tmp_path / "gate"), "seconds": 4.0}
+    row = wait_until(ended(conn, tasks.create(conn, "hogs", data, created_by=1)))
+    assert (row["status"], row["attempt"], row["crash_count"]) == ("success", 1, 0)
+    assert not hog.events("worker.lost")
+
+
+def test_a_killed_workers_tasks_are_rescued_long_before_its_lease_ends(
+    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
+) -> None:
+    conn = database.connect()
+    gate = tmp_path / "gate"
+    first = worker(processes, "--nickname", "first", "--types", "gated", settings=database.settings(**LONG))
+    id = tasks.create(conn, "gated", {"gate": str(gate)}, created_by=1)
+    wait_until(begun(gate))
+    watch = keeper(first)
+    worker(processes, "--nickname", "second", "--types", "gated", settings=database.settings(**LONG))
+    first.signal(signal.SIGKILL)
+    wait_until(lambda: tasks.get(conn, id)["attempt"] == 2)
+    gate.touch()
+    row = wait_until(ended(conn, id))
+    assert (row["status"], row["failure_count"], row["crash_count"]) == ("success", 0, 1)
+    assert row["worker"].startswith("second:")
+    assert first.events("worker.died")
+    wait_until(lambda: not alive(watch))
+
+
+def test_a_worker_killed_while_postgres_is_away_is_given_up_when_it_is_back(
+    own_postgres: Any, processes: Processes, wait_until: Wait, tmp_path: Path
+) -> None:
+    database = Database(own_postgres.url())
+    here = database.settings(**LONG)
+    migrate.migrate(here)
+    conn = database.connect()
+    gate = tmp_path / "gate"
+    process = worker(processes, "--types", "gated", settings=here)
+    id = tasks.create(conn, "gated", {"gate": str(gate)}, created_by=1)
+    wait_until(begun(gate))
+    database.close()
+    own_postgres.stop()
+    process.wait_for_event("database.away")
+    process.signal(signal.SIGKILL)
+    process.wait()
+    own_postgres.start()
+    conn = database.connect()
+    wait_until(lambda: tasks.get(conn, id)["status"] == "fresh")
+    database.close()
+
+
+def test_a_worker_that_stands_still_loses_its_lease(
+    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
+) -> None:
+    conn = database.connect()
+    here = database.settings(**SHORT)
+    gate = tmp_path / "gate"
+    zombie = worker(processes, "--types", "gated", settings=here)
+    id = tasks.create(conn, "gated", {"gate": str(gate)}, created_by=1)
+    wait_until(begun(gate))
+    zombie.signal(signal.SIGSTOP)
+    worker(processes, "--types", "echo", settings=here)
+    wait_until(lambda: tasks.get(conn, id)["status"] == "fresh")
+    zombie.wait_for_event("heartbeat.paused")
+    zombie.signal(signal.SIGCONT)
+    wait_until(lambda: len(zombie.events("worker.registered")) == 2)
+    gate.touch()
+    row = wait_until(ended(conn, id))
+    assert (row["status"], row["attempt"]) == ("success", 2)
+
+
+def test_without_its_keeper_the_worker_keeps_the_lease_itself(
+    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
+) -> None:
+    conn = database.connect()
+    here = database.settings(**SHORT)
+    gate = tmp_path / "gate"
+    process = worker(processes, "--types", "gated", settings=here)
+    worker(processes, "--types", "echo", settings=here)
+    id = tasks.create(conn, "gated", {"gate": str(gate)}, created_by=1)
+    wait_until(begun(gate))
+    os.kill(keeper(process), signal.SIGKILL)
+    assert process.wait_for_event("keeper.lost")["why"] == "dead"
+    assert children(process) == {}
+    wait_until(seconds_pass(database, 3.0))
+    gate.touch()
+    row = wait_until(ended(conn, id))
+    assert (row["status"], row["attempt"]) == ("success", 1)
+    assert process.stop() == 0
+    assert conn.execute("select count(*) from workers where id = %s", (row["worker"],)).fetchone() == (0,)
+
+
+def test_a_keeper_that_falls_silent_is_replaced(database: Database, processes: Processes, wait_until: Wait) -> None:
+    conn = database.connect()
+    process = worker(processes, "--types", "echo", settings=database.settings(**SHORT, database_timeout=0.5))
+    os.kill(keeper(process), signal.SIGSTOP)
+    assert process.wait_for_event("keeper.lost")["why"] == "silent"
+    assert children(process) == {}
+    assert wait_until(ended(conn, tasks.create(conn, "echo", created_by=1)))["status"] == "success"
+    assert process.stop() == 0
+
+
+def test_a_signal_to_the_whole_process_group_ends_the_keeper_last(
+    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
+) -> None:
+    conn = database.connect()
+    here = database.settings(**SHORT)
+    gate = tmp_path / "gate"
+    process = worker(processes, "--types", "gated", settings=here)
+    worker(processes, "--types", "echo", settings=here)
+    id = tasks.create(conn, "gated", {"gate": str(gate)}, created_by=1)
+    wait_until(begun(gate))
+    watch = keeper(process)
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait_for_event("worker.stopping")
+    wait_until(seconds_pass(database, 2.0))
+    gate.touch()
+    assert process.wait() == 0
+    row = tasks.get(conn, id)
+    assert (row["status"], row["attempt"], row["crash_count"]) == ("success", 1, 0)
+    assert not alive(watch)
