@@ -171,7 +171,7 @@ except volume.VolumeError as error:
 @contextlib.contextmanager
 def tiny_disk(folder: Path) -> Iterator[Path]:
     """A file system of 128 KiB, where this process may mount one."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     if subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)], capture_output=True
     ).returncode:
