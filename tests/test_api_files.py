@@ -11,10 +11,13 @@ import pytest
 from flask.testing import FlaskClient
 from psycopg.sql import SQL, Identifier
 
+from pgfleet import housekeeping
 from pgfleet.settings import Settings
 from pgfleet_api import create_app
 from pgfleet_api.state import KEY
 from tests.support.database import Database
+from tests.support.fleet import put, register, value
+from tests.test_purge_sql import ALL, age, walk
 
 CONTENT = b"title,isbn\nDune,9780441172719\n" * 100
 
@@ -47,10 +50,13 @@ def export(database: Database, export_dir: Path) -> Callable[..., str]:
         if content is not None:
             (export_dir / filename).write_bytes(content)
         with database.connect() as conn:
+            if value(conn, "select count(*) from workers") == 0:
+                register(conn)
+            task = put(conn, "success")
             conn.execute(
                 "insert into exports (filename, owner_id, created_at, task_id, format, bytes, sha256)"
-                " values (%s, %s, %s, 5, 'csv', %s, %s)",
-                [filename, owner, created_at, len(CONTENT), hashlib.sha256(CONTENT).hexdigest()],
+                " values (%s, %s, %s, %s, 'csv', %s, %s)",
+                [filename, owner, created_at, task, len(CONTENT), hashlib.sha256(CONTENT).hexdigest()],
             )
         return filename
 
@@ -88,6 +94,42 @@ def test_a_poll_with_the_etag_is_304_until_a_new_export_is_there(get: Callable[.
     assert changed.status_code == 200
     assert get("/v1/files", If_None_Match="W/" + changed.headers["ETag"]).status_code == 304
     assert get("/v1/files", user=2, If_None_Match=changed.headers["ETag"]).status_code == 200
+
+
+def test_a_file_that_retention_has_taken_is_neither_listed_nor_found_whatever_the_client_still_has(
+    get: Callable[..., Any], export: Any, database: Database, export_dir: Path
+) -> None:
+    gone, kept = export("export_260131_aaaaaaaaaaaa.csv"), export("export_260131_bbbbbbbbbbbb.csv")
+    listed, file = get("/v1/files"), get(f"/v1/files/{gone}")
+    conn = database.connect()
+    age(conn, [value(conn, "select task_id from exports where filename = %s", gone)], 2)
+    (step,) = walk(conn, ALL)
+    # The row is gone and the file is not yet: as good as gone.
+    for _ in ("before", "after"):
+        again = get("/v1/files", If_None_Match=listed.headers["ETag"])
+        assert (again.status_code, [row["filename"] for row in again.json]) == (200, [kept])
+        assert get("/v1/files", If_None_Match=again.headers["ETag"]).status_code == 304
+        missing = get(f"/v1/files/{gone}", If_None_Match=file.headers["ETag"])
+        assert (missing.status_code, missing.json["message"]) == (404, f"No file exists with name: {gone}")
+        assert get(f"/v1/files/{gone}", Range="bytes=0-3").status_code == 404
+        assert housekeeping.remove(export_dir, step.files).failed == []
+    assert not (export_dir / gone).exists()
+    assert get(f"/v1/files/{kept}").status_code == 200
+
+
+def test_the_etag_of_a_list_is_never_that_of_an_earlier_other_list(
+    get: Callable[..., Any], export: Any, database: Database
+) -> None:
+    conn = database.connect()
+    seen = {}
+    for n in range(6):  # one more, one fewer, by turns from either end
+        export(f"export_260131_{n:012}.csv")
+        for remove in ("", "delete from exports where id = (select %s(id) from exports)" % ("min" if n % 2 else "max")):
+            if remove:
+                conn.execute(remove)
+            answer = get("/v1/files")
+            names = [row["filename"] for row in answer.json]
+            assert seen.setdefault(answer.headers["ETag"], names) == names
 
 
 def test_a_download_is_an_attachment_whole_or_in_part(get: Callable[..., Any], export: Any) -> None:
