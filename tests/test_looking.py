@@ -85,7 +85,7 @@ def test_short_tasks_claimed_ahead_do_not_wait_behind_a_long_one_while_another_w
     wait_until(lambda: tasks.find(conn, status=["success"]).total == 2000)
     long, *short = tasks.create_many(conn, "mostly_short", [{"gate": str(gate)}] + [None] * 50, created_by=1)
     wait_until(begun(gate))
-    first.wait_for_event("task.released")
+    first.wait_for_event("worker.returned")
     worker(processes, "--nickname", "b", "--types", "mostly_short", "--concurrency", "1", settings=here)
     for id in short:
         row = wait_until(ended(conn, id))

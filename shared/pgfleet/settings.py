@@ -157,6 +157,9 @@ class Settings:
     keep_failure: float = _field(Duration(90 * 86_400), duration, "How long a task that failed is kept; 0: for ever.")
     keep_crashed: float = _field(Duration(90 * 86_400), duration, "How long a crashed task is kept; 0: for ever.")
     keep_cancelled: float = _field(Duration(30 * 86_400), duration, "How long a cancelled task is kept; 0: for ever.")
+    cancel_grace: float = _field(
+        10.0, _seconds(0, 86_400), "Seconds a task that was called off has to end in, before it is killed or abandoned."
+    )
 
     def require_database(self) -> str:
         """The database's URL; :class:`SettingsError` where none is set."""

@@ -1,7 +1,11 @@
 -- name: register
 select register_worker(%(worker)s, %(node)s, %(types)s, %(concurrency)s, %(lease)s, %(version)s)
 -- name: register_type
-select register_type(%(name)s, %(description)s, %(for_readers)s, %(max_retries)s, %(retry_delay)s, %(timeout)s)
+select register_type(%(name)s, %(description)s, %(for_readers)s, %(max_retries)s, %(retry_delay)s, %(timeout)s,
+                     %(max_running)s)
+-- name: timeouts
+-- In seconds; null: as long as it takes.
+select name, extract(epoch from timeout)::double precision from task_types where name = any (%(types)s)
 -- name: renew
 select place, alive from renew_worker(%(worker)s)
 -- name: order
@@ -17,12 +21,15 @@ select * from claim_tasks(%s, %s, %s, ids => %s)
 -- name: claim_lanes
 select * from claim_tasks(%s, %s, %s, lane_types => %s, lane_priorities => %s, lane_after => %s)
 -- name: finish
-select finish_tasks(%s, %s, %s, %s::text[])
+select finish_tasks(%s, %s, %s, %s::text[], %s::double precision[], %s::bigint[])
 -- name: finish_export
 select finish_export(%(worker)s, %(id)s, %(attempt)s, %(result)s,
-                     %(filename)s, %(owner_id)s, %(format)s, %(bytes)s, %(sha256)s)
+                     %(filename)s, %(owner_id)s, %(format)s, %(bytes)s, %(sha256)s,
+                     %(cpu_seconds)s, %(peak_memory)s)
 -- name: fail
-select status, run_at, extract(epoch from run_at - now())::double precision from fail_task(%(worker)s, %(id)s, %(attempt)s, %(error)s, %(error_detail)s, %(give_up)s, %(retry_in)s)
+select status, run_at, extract(epoch from run_at - now())::double precision
+from fail_task(%(worker)s, %(id)s, %(attempt)s, %(error)s, %(error_detail)s, %(give_up)s, %(retry_in)s,
+               %(cpu_seconds)s, %(peak_memory)s)
 -- name: end_cancelled
 select end_cancelled(%(worker)s, %(id)s, %(attempt)s, %(cpu_seconds)s, %(peak_memory)s)
 -- name: progress

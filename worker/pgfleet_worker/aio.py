@@ -12,6 +12,12 @@ from functools import partial
 from pgfleet_worker.outcome import Claimed
 
 
+def cancel_once(task: asyncio.Task[None]) -> None:
+    """Cancel ``task`` unless that has been asked already: a second time would interrupt its cleaning up."""
+    if not task.cancelling():
+        task.cancel()
+
+
 class AsyncSlots:
     """Up to ``size`` coroutines at once; the rest of what was offered waits in the loop's own queue.
 
@@ -55,7 +61,11 @@ class AsyncSlots:
     def cancel(self) -> None:
         """Cancel every running coroutine."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in self._tasks.values()])
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        for task in self._tasks.values():
+            cancel_once(task)
 
     def _fill(self) -> None:
         while len(self._tasks) < self.size:

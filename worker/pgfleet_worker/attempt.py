@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pgfleet import db
 from pgfleet.log import Logger
 from pgfleet.settings import Settings
+from pgfleet_worker.aio import cancel_once
+from pgfleet_worker.children import Children
 from pgfleet_worker.handler import Handler
-from pgfleet_worker.outcome import Claimed, Outcome, Released, of_exception, of_return
-from pgfleet_worker.task import Task
+from pgfleet_worker.outcome import Claimed, Outcome, Released, Success, of_exception, of_return, of_stop, trace
+from pgfleet_worker.report import Reporter
+from pgfleet_worker.task import Task, Why
+from pgfleet_worker.watch import Watch
+
+#: Processor time is told from this many seconds on; types whose tasks take less on average are not measured at all. Reading
+#: a thread's clock costs 0.6 us, twice a task: a sixth of all that a no-op costs the worker. And what is told settles alone.
+LEAST_CPU = 0.001
+
+IGNORED = "It did not heed its cancellation for {:g} s: its thread is left to itself, and its slot with it."
 
 
 class Pace:
@@ -29,6 +41,35 @@ class Pace:
         self.mean = seconds if self.mean is None else self.mean + (seconds - self.mean) * 0.1
 
 
+class Kind:
+    """All that a run needs to know of its type, in one look-up."""
+
+    __slots__ = ("function", "pace", "timeout")
+
+    def __init__(self, handler: Handler, function: Callable[[Task], Any], pace: Pace) -> None:
+        self.function = function
+        self.pace = pace
+        #: In seconds; None: as long as it takes. The type's row wins over the handler, see :meth:`Attempts.limit`.
+        self.timeout: float | None = None if handler.timeout is None else handler.timeout.total_seconds()
+
+
+class Coroutine:
+    """The reins of an async handler."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self._task = task
+
+    def ask(self) -> None:
+        """Cancel it; from any thread."""
+        self._task.get_loop().call_soon_threadsafe(cancel_once, self._task)
+
+    def force(self) -> bool:
+        """Nothing stops a coroutine that goes on."""
+        return False
+
+
 class Attempts:
     """Runs claimed tasks with their handlers; ``settle(outcome)`` is told what became of each."""
 
@@ -38,42 +79,150 @@ class Attempts:
         self._settings = settings
         self._log = log
         self._tells = settings.log_level == "debug"  # a call below the level is cheap, not free: 0.6 of 7 us a task
-        self._functions = {type: handler.function for type, handler in handlers.items()}
         self._settle = settle
         self.paces = {type: Pace() for type in handlers}
         #: The id under which this process's claims are made at present.
         self.worker = ""
         #: What runs now, by task id.
         self.running: dict[int, Task] = {}
-        #: Set at shutdown: an attempt that fails once it was told to stop is given back, not failed.
-        self.stopping = False
+        #: What was called off, has not heeded it and can't be stopped: settled already, but its slot is still taken.
+        self.abandoned: set[Task] = set()
+        self._ending = threading.Lock()
+        self._watch = Watch(self._is_running)
+        self._reporter = Reporter(settings, log, self._cancel, self._is_running)
+        self._children = Children(settings, log, self)
+        self._kinds = {type: Kind(h, self._function(h), self.paces[type]) for type, h in handlers.items()}
+
+    def _function(self, handler: Handler) -> Callable[[Task], Any]:
+        return self._children.runner(handler) if handler.isolation == "process" else handler.function
+
+    def close(self) -> None:
+        """End the handlers' processes; for the end of the worker."""
+        self._children.close()
+
+    # -- run
 
     def run(self, claimed: Claimed) -> None:
         """Run one task in the calling thread. Whatever its handler raises, it returns."""
-        id, type, data, created_by, attempt, *_ = claimed
-        worker, task, began = self.worker, Task(id, type, data, created_by, attempt, self), time.perf_counter()
+        id, type, data, created_by, attempt, _, _, timeout, saved = claimed
+        kind, worker, began = self._kinds[type], self.worker, time.perf_counter()
+        task = Task(id, type, data, created_by, attempt, self, saved, worker, began)
         self.running[id] = task
+        if timeout is not None or kind.timeout is not None:
+            self._limit(task, timeout or kind.timeout)
+        mean = kind.pace.mean
+        cpu = None if mean is not None and mean < LEAST_CPU else time.thread_time()
+        if self._tells:
+            self._bound(task).debug("task.started")
         try:
-            outcome = of_return(id, attempt, worker, self._functions[type](task))
+            value = kind.function(task)
+            outcome = Success(id, attempt, worker, type, None) if value is None else of_return(task, value)
         except BaseException as error:  # SystemExit too: a handler must not end the worker
-            outcome = self._failed(claimed, worker, task, error)
-        self._end(task, time.perf_counter() - began, outcome)
+            outcome = self._raised(task, error)
+        if cpu is not None and (cpu := time.thread_time() - cpu) >= LEAST_CPU:
+            outcome = _measured(outcome, cpu)
+        self._end(task, kind, outcome)
 
     async def run_async(self, claimed: Claimed) -> None:
-        """Run one task on the event loop."""
-        id, type, data, created_by, attempt, *_ = claimed
-        worker, task, began = self.worker, Task(id, type, data, created_by, attempt, self), time.perf_counter()
+        """Run one task on the event loop. Its processor time is unknown: all of them share one thread."""
+        id, type, data, created_by, attempt, _, _, timeout, saved = claimed
+        kind, worker, began = self._kinds[type], self.worker, time.perf_counter()
+        task = Task(id, type, data, created_by, attempt, self, saved, worker, began)
+        current = asyncio.current_task()
+        task.reins = None if current is None else Coroutine(current)
         self.running[id] = task
+        if timeout is not None or kind.timeout is not None:
+            self._limit(task, timeout or kind.timeout)
+        if self._tells:
+            self._bound(task).debug("task.started")
         try:
-            outcome = of_return(id, attempt, worker, await self._functions[type](task))
-        except asyncio.CancelledError as error:
-            if not task.cancelled:
-                outcome = self._failed(claimed, worker, task, error)
-            else:
-                outcome = Released(claimed.id, claimed.attempt, worker)
+            outcome = of_return(task, await kind.function(task))
         except BaseException as error:
-            outcome = self._failed(claimed, worker, task, error)
-        self._end(task, time.perf_counter() - began, outcome)
+            outcome = self._raised(task, error)
+        self._end(task, kind, outcome)
+
+    def _raised(self, task: Task, error: BaseException) -> Outcome:
+        if task.cancelled:
+            return of_stop(task, trace(error))
+        return of_exception(task, error)
+
+    def _end(self, task: Task, kind: Kind, outcome: Outcome) -> None:
+        seconds = time.perf_counter() - task.began
+        if self.running.get(task.id) is task:
+            self.running.pop(task.id, None)
+        if task.cancelled:  # looked at after leaving `running`: who abandons it looks there, under the lock
+            with self._ending:
+                self.abandoned.discard(task)
+        kind.pace.observe(seconds)
+        if self._tells:
+            self._bound(task).debug("task.ran", seconds=seconds)
+        self._settle(outcome)
+
+    # -- stop
+
+    def cancel(self, id: int, attempt: int, why: Why) -> bool:
+        """Call off this attempt: its handler sees ``task.cancelled``, a coroutine is cancelled, a process gets SIGTERM.
+
+        What then raises ends as ``why`` says: cancelled, failed (timed out), given back. What finishes nonetheless has
+        succeeded. What does neither within ``PGFLEET_CANCEL_GRACE`` is killed, or abandoned where nothing can stop it.
+        The first reason stands. From any thread; False where this attempt does not run here.
+        """
+        task = self.running.get(id)
+        if task is None or task.attempt != attempt:
+            return False
+        self._cancel(task, why)
+        return True
+
+    def cancel_all(self, why: Why) -> int:
+        """:meth:`cancel` all that runs; answers how many."""
+        tasks = list(self.running.values())
+        for task in tasks:
+            self._cancel(task, why)
+        return len(tasks)
+
+    def limit(self, timeouts: Mapping[str, float | None]) -> None:
+        """The timeouts that the types' rows say, in seconds, for tasks that start from now on."""
+        for type, timeout in timeouts.items():
+            kind = self._kinds.get(type)
+            if kind is not None:
+                kind.timeout = timeout
+
+    def _cancel(self, task: Task, why: Why) -> None:
+        with self._ending:
+            if task.cancelled:
+                return
+            task.why = why
+            task.cancelled = True
+        if why == "timeout":
+            self._bound(task).warning("task.timed_out", seconds=task.limit)
+        elif self._tells:
+            self._bound(task).debug("task.cancelling", why=why)
+        if task.reins is not None:
+            task.reins.ask()
+        self._watch.at(time.monotonic() + self._settings.cancel_grace, task, self._overdue)
+
+    def _limit(self, task: Task, seconds: float | None) -> None:
+        assert seconds is not None  # noqa: S101
+        task.limit = seconds
+        self._watch.at(time.monotonic() + seconds, task, lambda task: self._cancel(task, "timeout"))
+
+    def _overdue(self, task: Task) -> None:
+        """It was called off a grace ago and still runs."""
+        if task.reins is not None and task.reins.force():
+            return
+        with self._ending:
+            if self.running.get(task.id) is not task:
+                return
+            del self.running[task.id]
+            self.abandoned.add(task)
+        self._bound(task).error("task.abandoned", why=task.why)
+        if task.why != "lost":  # else the row is another's, and says so
+            self._settle(of_stop(task, IGNORED.format(self._settings.cancel_grace)))
+
+    def _is_running(self, task: Task) -> bool:
+        return self.running.get(task.id) is task
+
+    # -- what a task asks of its process
 
     @property
     def export_dir(self) -> Path:
@@ -86,15 +235,19 @@ class Attempts:
         with db.connect(self._settings, "pgfleet handler", autocommit=False) as conn:
             yield conn
 
-    def _failed(self, claimed: Claimed, worker: str, task: Task, error: BaseException) -> Outcome:
-        if task.cancelled and self.stopping:
-            return Released(claimed.id, claimed.attempt, worker)
-        return of_exception(claimed.id, claimed.attempt, worker, error)
+    def progress(self, task: Task, done: float, total: float, step: str | None) -> None:
+        """See :meth:`Task.progress`."""
+        self._reporter.progress(task, done, total, step)
 
-    def _end(self, task: Task, seconds: float, outcome: Outcome) -> None:
-        if self.running.get(task.id) is task:
-            del self.running[task.id]
-        self.paces[task.type].observe(seconds)
-        if self._tells:
-            self._log.debug("task.ran", task=task.id, type=task.type, attempt=task.attempt, seconds=seconds)
-        self._settle(outcome)
+    def checkpoint(self, task: Task, text: str) -> None:
+        """See :meth:`Task.checkpoint`."""
+        self._reporter.checkpoint(task, text)
+
+    def _bound(self, task: Task) -> Logger:
+        return self._log.bind(task=task.id, type=task.type, attempt=task.attempt, worker=task.worker)
+
+
+def _measured(outcome: Outcome, cpu_seconds: float) -> Outcome:
+    if isinstance(outcome, Released) or outcome.cpu_seconds is not None:
+        return outcome
+    return outcome._replace(cpu_seconds=cpu_seconds)

@@ -3,7 +3,8 @@
     @handler("resize", description="Make thumbnails.", max_retries=3, retry_delay=30)
     def resize(task: Task) -> dict: ...
 
-A plain function runs in a thread, an ``async def`` one on the worker's event loop.
+A plain function runs in a thread, or with ``isolation="process"`` in a process of its own; an ``async def`` one on the
+worker's event loop.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pgfleet.errors import PgfleetError, SettingsError
 
@@ -37,10 +38,36 @@ class RetryLater(PgfleetError):
 
     def __init__(self, message: str, *, seconds: float) -> None:
         super().__init__(message)
-        try:
-            self.seconds = min(max(float(seconds), 0.0), 365 * 86_400.0)
-        except (TypeError, ValueError):
-            raise TypeError(f"RetryLater needs its seconds as a number, not {seconds!r}") from None
+        self.seconds = _seconds("RetryLater", seconds)
+
+
+class Release(PgfleetError):
+    """Raised by a handler for "not now": the task goes back to the fleet, to come again in ``seconds``; that is no failure."""
+
+    def __init__(self, message: str = "", *, seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.seconds = _seconds("Release", seconds)
+
+
+class Cancelled(BaseException):
+    """The work is no longer wanted: end now. Raised by ``task.progress()`` and ``task.checkpoint()``, and in the midst of a
+    handler that runs in a process of its own.
+
+    No :class:`Exception`, so that a handler's ``except Exception`` does not swallow it, as with ``asyncio.CancelledError``.
+    """
+
+    def __init__(self, why: str | None = None) -> None:
+        super().__init__(why or "cancelled")
+
+
+def _seconds(name: str, given: float) -> float:
+    try:
+        return min(max(float(given), 0.0), 365 * 86_400.0)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} needs its seconds as a number, not {given!r}") from None
+
+
+Isolation = Literal["thread", "process"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +80,10 @@ class Handler:
     for_readers: bool = False
     max_retries: int = 0
     retry_delay: timedelta = timedelta(seconds=10)
+    timeout: timedelta | None = None
+    max_running: int | None = None
+    isolation: Isolation = "thread"
+    tasks_per_process: int = 100
 
     @property
     def is_async(self) -> bool:
@@ -67,17 +98,46 @@ def handler(
     for_readers: bool = False,
     max_retries: int = 0,
     retry_delay: float = 10,
+    timeout: float | None = None,
+    max_running: int | None = None,
+    isolation: Isolation = "thread",
+    tasks_per_process: int = 100,
 ) -> Callable[[F], F]:
     """Mark a function as the handler of ``type``.
 
     It is called with one :class:`~pgfleet_worker.Task`; what it returns (anything JSON can say, or an
     :class:`~pgfleet_worker.Export`) is the task's result, what it raises fails the task. ``for_readers`` lets end users
     create the type; ``retry_delay`` is the first retry's delay in seconds, doubled at each further failure.
+
+    ``timeout``: seconds after which a task is called off and counts as failed. ``max_running``: the most tasks of the type at
+    once, over the whole fleet. ``isolation="process"``: in a process of its own, one a slot, which is made anew after
+    ``tasks_per_process`` tasks; what kills it fails that task alone. Raises ``ValueError`` for what can't be.
     """
+    if isolation not in ("thread", "process"):
+        raise ValueError(f'isolation={isolation!r}: expected "thread" or "process"')
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout={timeout!r}: expected seconds above 0, or None")
+    if max_running is not None and max_running < 1:
+        raise ValueError(f"max_running={max_running!r}: expected 1 or more, or None")
+    if tasks_per_process < 1:
+        raise ValueError(f"tasks_per_process={tasks_per_process!r}: expected 1 or more")
 
     def mark(function: F) -> F:
-        delay = timedelta(seconds=retry_delay)
-        setattr(function, MARK, Handler(type, function, description, for_readers, max_retries, delay))
+        if isolation == "process" and inspect.iscoroutinefunction(function):
+            raise ValueError(f'{function.__qualname__} is "async def": only a plain function takes isolation="process"')
+        made = Handler(
+            type,
+            function,
+            description,
+            for_readers,
+            max_retries,
+            timedelta(seconds=retry_delay),
+            None if timeout is None else timedelta(seconds=timeout),
+            max_running,
+            isolation,
+            tasks_per_process,
+        )
+        setattr(function, MARK, made)
         return function
 
     return mark
@@ -91,7 +151,7 @@ def load(modules: Iterable[str], types: Iterable[str] = ()) -> dict[str, Handler
     """
     found: dict[str, Handler] = {}
     for name in ["pgfleet_worker.handlers.csv_export", *(e.value for e in entry_points(group=GROUP)), *modules]:
-        handlers = _marked(_import(name))
+        handlers = marked(_import(name))
         if not handlers:
             raise SettingsError(
                 f"Module {name} holds no handler.", hint='Mark a function with @pgfleet_worker.handler("its-type").'
@@ -105,7 +165,21 @@ def load(modules: Iterable[str], types: Iterable[str] = ()) -> dict[str, Handler
             detail=f"Loaded: {', '.join(sorted(found))}.",
             hint="Correct --types, or name the module that has it with --handlers.",
         )
+    for name in wanted:
+        _require_importable(found[name])
     return {name: found[name] for name in wanted}
+
+
+def _require_importable(handler: Handler) -> None:
+    """A process of its own finds the handler by the name of its module."""
+    if handler.isolation != "process":
+        return
+    name = handler.function.__module__
+    if name == "__main__" or marked(_import(name)).get(handler.type) != handler:
+        raise SettingsError(
+            f"The handler of {handler.type} can't be isolated in a process: it is no global name of module {name}.",
+            hint="Define it at the top of a module that can be imported, not in a script and not within a function.",
+        )
 
 
 def _import(name: str) -> ModuleType:
@@ -117,6 +191,7 @@ def _import(name: str) -> ModuleType:
         ) from error
 
 
-def _marked(module: ModuleType) -> dict[str, Handler]:
+def marked(module: ModuleType) -> dict[str, Handler]:
+    """The handlers that ``module`` holds, by type."""
     marks = (getattr(value, MARK, None) for value in vars(module).values())
     return {mark.type: mark for mark in marks if isinstance(mark, Handler)}

@@ -65,7 +65,8 @@ class Lease:
                 for_readers=handler.for_readers,
                 max_retries=handler.max_retries,
                 retry_delay=handler.retry_delay,
-                timeout=None,
+                timeout=handler.timeout,
+                max_running=handler.max_running,
             )
         worker = new_worker_id(self._settings.nickname)
         db.call(

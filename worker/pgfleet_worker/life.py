@@ -51,7 +51,7 @@ class Life(ABC):
         self._coroutines = AsyncSlots(
             settings.concurrency, self._attempts.run_async, lambda task: self._give_back([task])
         )
-        self._room = Room(settings.concurrency, self._attempts.paces)
+        self._room = Room(settings.concurrency, self._attempts.paces, self._attempts.abandoned)
         self._turns = Turns(settings.concurrency)
         self._claims = Claims(settings, list(handlers))
         self._looks = Looks(settings, self._log, self._claims, self._attempts, self._room)
@@ -165,11 +165,10 @@ class Life(ABC):
         lost = self._lease.worker
         dropped = self._threads.take_back() + self._coroutines.take_back()
         self._room.forget()
-        for task in list(self._attempts.running.values()):
-            task.cancelled = True
+        running = self._attempts.cancel_all("lost")
         self._coroutines.cancel()
         self._attempts.worker = ""
-        self._log.error("worker.lost", worker=lost, queued=len(dropped), running=len(self._attempts.running))
+        self._log.error("worker.lost", worker=lost, queued=len(dropped), running=running)
         try:
             self._connect()
         except (psycopg.Error, DatabaseAway) as error:
@@ -183,15 +182,13 @@ class Life(ABC):
         self._housekeeping.stop()
         self._give_back(self._threads.take_back() + self._coroutines.take_back())
         self._wait_for_running(self._settings.grace)
-        self._attempts.stopping = True
-        left = list(self._attempts.running.values())
-        for task in left:
-            task.cancelled = True
+        left = self._attempts.cancel_all("stopping")
         self._coroutines.cancel()
         if left:
-            self._log.warning("worker.grace_over", running=len(left))
+            self._log.warning("worker.grace_over", running=left)
             self._wait_for_running(LAST_WORDS)
         self._threads.close()
+        self._attempts.close()
         if not self._settler.close(timeout=self._settings.database_timeout):
             self._log.error("worker.unsettled", tasks=len(self._room.held))  # its lease will lapse; others redo them
         self._lease.end()
@@ -210,7 +207,7 @@ class Life(ABC):
 
     def _give_back(self, tasks: Iterable[Claimed]) -> None:
         for task in tasks:
-            self._settler.put(Released(task.id, task.attempt, self._attempts.worker))
+            self._settler.put(Released(task.id, task.attempt, self._attempts.worker, task.type))
 
     def _settled(self, outcomes: list[Outcome]) -> None:
         self._room.acknowledge(outcomes)

@@ -31,7 +31,7 @@ class Looks:
         self._queries = sql.queries("workers")
         self._notified: list[int] = []
         self._due_soon: list[float] = []
-        self._reconcile_due = 0.0
+        self._reconcile_due = self._learn_due = 0.0
         #: When, on the monotonic clock, a waiting task may be due.
         self.promote_due = 0.0
         #: Must the next looks go on until one was from the front?
@@ -44,7 +44,7 @@ class Looks:
     def begin_anew(self) -> None:
         """After a reconnect: everything may have changed."""
         self.wanted = True
-        self.promote_due = self._reconcile_due = 0.0
+        self.promote_due = self._reconcile_due = self._learn_due = 0.0
 
     @property
     def connection(self) -> db.Connection:
@@ -75,6 +75,14 @@ class Looks:
         self.promote_due = 0.0  # a delayed task may have come as unheard as any
         self._claims.look_from_the_front()
         self.thorough = True
+
+    def learn(self) -> None:
+        """What the types' rows say of timeouts: an operator may have changed them."""
+        if time.monotonic() < self._learn_due:
+            return
+        self._learn_due = time.monotonic() + self._settings.heartbeat
+        rows = db.call(self.connection, self._queries["timeouts"], types=list(self._attempts.paces))
+        self._attempts.limit(dict(rows.fetchall()))
 
     def reconcile(self) -> None:
         """Free what the table says we hold and we don't know of: claims whose answers were lost with a connection."""

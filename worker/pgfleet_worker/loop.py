@@ -24,6 +24,7 @@ class Worker(Life):
         if self._lease.lost:
             raise LostWorker(f"Worker {self._lease.worker} has lost its lease.")
         self._looks.reconcile()
+        self._looks.learn()
         self._looks.promote(asleep=self._rest.asleep)
         claimed = self._looks.claim(self._room.measure(self._threads, self._coroutines))
         self._hand_out(claimed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import traceback
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ from typing import Any, NamedTuple
 
 from pgfleet.db import is_away
 from pgfleet.errors import PgfleetError
-from pgfleet_worker.handler import GiveUp, RetryLater
+from pgfleet_worker.handler import GiveUp, Release, RetryLater
+from pgfleet_worker.task import Task, storable, to_json
 
-#: The longest result of a task, in characters.
-MOST_RESULT = 16 * 1024 * 1024
 #: What a reader is told of an exception that was not written for readers.
 FAILED = "The task failed; its operators see why."
 
@@ -45,10 +43,11 @@ class Claimed(NamedTuple):
     attempt: int
     priority: int
     failure_count: int
-    #: Seconds, where the task has a timeout of its own.
-    timeout: float | None = None
-    #: JSON, as an earlier attempt left it.
-    checkpoint: str | None = None
+    timeout: float | None
+    checkpoint: str | None
+
+
+# Each outcome begins with its fence. ``cpu_seconds`` and ``peak_memory`` (bytes) are None where they are not known.
 
 
 class Success(NamedTuple):
@@ -57,7 +56,10 @@ class Success(NamedTuple):
     id: int
     attempt: int
     worker: str
+    type: str
     result: str | None
+    cpu_seconds: float | None = None
+    peak_memory: int | None = None
 
 
 class Published(NamedTuple):
@@ -66,7 +68,10 @@ class Published(NamedTuple):
     id: int
     attempt: int
     worker: str
+    type: str
     export: Export
+    cpu_seconds: float | None = None
+    peak_memory: int | None = None
 
 
 class Failure(NamedTuple):
@@ -75,68 +80,96 @@ class Failure(NamedTuple):
     id: int
     attempt: int
     worker: str
+    type: str
     error: str
     detail: str
-    give_up: bool
-    retry_in: timedelta | None
+    give_up: bool = False
+    retry_in: timedelta | None = None
+    cpu_seconds: float | None = None
+    peak_memory: int | None = None
 
 
-class Released(NamedTuple):
-    """Not started, or stopped through no fault of its own: back to the fleet, after ``delay`` seconds; no failure."""
+class CalledOff(NamedTuple):
+    """Somebody cancelled the task, and its work has stopped."""
 
     id: int
     attempt: int
     worker: str
+    type: str
+    cpu_seconds: float | None = None
+    peak_memory: int | None = None
+
+
+class Released(NamedTuple):
+    """Back to the fleet, after ``delay`` seconds, without a failure; ``reason`` says why where it had begun."""
+
+    id: int
+    attempt: int
+    worker: str
+    type: str
     delay: float = 0.0
+    reason: str = ""
 
 
-Outcome = Success | Published | Failure | Released
+Outcome = Success | Published | Failure | CalledOff | Released
 
 
-def of_return(id: int, attempt: int, worker: str, value: Any) -> Outcome:
+@dataclass(frozen=True)
+class Told:
+    """What a process of the handler's own has told: the outcome as it is."""
+
+    outcome: Outcome
+
+
+def of_return(task: Task, value: Any) -> Outcome:
     """The outcome of a handler that returned ``value``."""
-    if value is None:
-        return Success(id, attempt, worker, None)
+    fence = task.id, task.attempt, task.worker, task.type
+    if isinstance(value, Told):
+        return value.outcome
     if isinstance(value, Export):
-        return Published(id, attempt, worker, value)
+        return Published(*fence, value)
     try:
-        text = storable(json.dumps(value, ensure_ascii=False, allow_nan=False))
-        if len(text) > MOST_RESULT:
-            raise ValueError(f"it has {len(text)} characters, and {MOST_RESULT} is the most: write it to a file")
-        return Success(id, attempt, worker, text)
+        return Success(*fence, None if value is None else to_json(value))
     except (TypeError, ValueError, RecursionError) as error:
         problem = TypeError(f"The handler's return value can't be told in JSON: {error}")
-        return of_exception(id, attempt, worker, problem)
+        return of_exception(task, problem)
 
 
-def of_exception(id: int, attempt: int, worker: str, error: BaseException) -> Failure | Released:
-    """The outcome of a handler that raised ``error``.
+def of_exception(task: Task, error: BaseException) -> Failure | Released:
+    """The outcome of a handler that raised ``error`` although nobody had called it off.
 
     A :class:`~pgfleet.errors.PgfleetError` was written for people and is shown to the reader; of any other exception
     the reader learns only that the work failed, since its text may tell what is not theirs to know. Where Postgres was
     away the task is not to blame: it goes back, and comes again a little later.
     """
+    fence = task.id, task.attempt, task.worker, task.type
+    if isinstance(error, Release):
+        return Released(*fence, error.seconds, storable(error.message) or "not now, says its handler")
     if is_away(error):
-        return Released(id, attempt, worker, delay=random.uniform(1.0, 3.0))  # noqa: S311 - spreads load, guards nothing
+        pause = random.uniform(1.0, 3.0)  # noqa: S311 - spreads load, guards nothing
+        return Released(*fence, pause, "the database is away")
     try:
-        return _failure(id, attempt, worker, error)
+        shown = str(error) if isinstance(error, PgfleetError) else FAILED
+        retry_in = timedelta(seconds=error.seconds) if isinstance(error, RetryLater) else None
+        give_up = isinstance(error, GiveUp)
+        return Failure(*fence, storable(shown), trace(error), give_up, retry_in)
     except Exception as problem:  # an exception that can't even be described must not cost the slot
-        return Failure(id, attempt, worker, FAILED, ascii(problem), give_up=False, retry_in=None)
+        return Failure(*fence, FAILED, ascii(problem))
 
 
-def _failure(id: int, attempt: int, worker: str, error: BaseException) -> Failure:
-    shown = str(error) if isinstance(error, PgfleetError) else FAILED
-    return Failure(
-        id,
-        attempt,
-        worker,
-        storable(shown),
-        storable("".join(traceback.format_exception(error))),
-        isinstance(error, GiveUp),
-        timedelta(seconds=error.seconds) if isinstance(error, RetryLater) else None,
-    )
+def of_stop(
+    task: Task, detail: str, cpu_seconds: float | None = None, peak_memory: int | None = None
+) -> Failure | CalledOff | Released:
+    """The outcome of an attempt that was called off and has ended without a return value, or whose thread won't end."""
+    usage = cpu_seconds, peak_memory
+    fence = task.id, task.attempt, task.worker, task.type
+    if task.why == "cancelled":
+        return CalledOff(*fence, *usage)
+    if task.why == "timeout":
+        return Failure(*fence, f"Timed out after {task.limit:g} s.", detail, False, None, *usage)
+    return Released(*fence, reason="the worker stops" if task.why == "stopping" else "the worker has lost it")
 
 
-def storable(text: str) -> str:
-    """``text`` as Postgres can store it: no NUL, no lone surrogate."""
-    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode("utf-8")
+def trace(error: BaseException) -> str:
+    """The traceback, for operators."""
+    return storable("".join(traceback.format_exception(error)))

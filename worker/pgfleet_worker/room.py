@@ -8,7 +8,7 @@ is on its way while this one is worked off. Tasks that then can't start, because
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pgfleet_worker.aio import AsyncSlots
@@ -47,8 +47,10 @@ class Room:
     answer was lost (see ``release_unheld``).
     """
 
-    def __init__(self, concurrency: int, paces: Mapping[str, Pace]) -> None:
-        self._concurrency = concurrency
+    def __init__(self, slots: int, paces: Mapping[str, Pace], abandoned: Collection[object] = ()) -> None:
+        self._slots = slots
+        self._abandoned = abandoned  # each holds a slot for as long as its thread goes on
+        self._concurrency = slots
         self._paces = paces
         self.held: dict[int, tuple[int, str]] = {}
         self._claimed = dict.fromkeys(paces, 0)  # by type; written by the loop's thread only
@@ -115,6 +117,7 @@ class Room:
     def measure(self, threads: ThreadSlots, coroutines: AsyncSlots) -> int:
         """Look at the slots; answers how many tasks of any type could be taken now."""
         self._seen = self._acknowledged
+        self._concurrency = self._slots - len(self._abandoned)
         now = time.monotonic()
         self._measure_rate(now)
         self._short = [t for t, pace in self._paces.items() if pace.mean is not None and pace.mean < SHORT]

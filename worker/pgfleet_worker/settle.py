@@ -21,7 +21,7 @@ from pgfleet.errors import DatabaseAway, LostTask
 from pgfleet.log import Logger
 from pgfleet.settings import Settings
 from pgfleet_worker.backoff import Backoff
-from pgfleet_worker.outcome import Failure, Outcome, Published, Released, Success
+from pgfleet_worker.outcome import CalledOff, Failure, Outcome, Published, Released, Success
 
 #: The most outcomes in one statement. 500 to 2,000 measured within 3 % of each other.
 BATCH = 1000
@@ -48,6 +48,7 @@ class Settler:
     ) -> None:
         self._settings = settings
         self._log = log
+        self._tells = settings.log_level == "debug"
         self._on_settled = on_settled
         self._on_waiting = on_waiting
         self._outcomes: deque[Outcome] = deque()
@@ -104,8 +105,8 @@ class Settler:
             while len(batch) < BATCH and size < BATCH_SIZE:
                 outcome = outcomes.popleft()
                 batch.append(outcome)
-                if type(outcome) is Success and outcome[3] is not None:
-                    size += len(outcome[3])
+                if type(outcome) is Success and outcome[4] is not None:
+                    size += len(outcome[4])
         except IndexError:
             pass
         return batch
@@ -129,7 +130,7 @@ class Settler:
                 if len(group) > 1:  # one of them is at fault: each alone, so that it fails alone
                     groups.extendleft([outcome] for outcome in group)
                     continue
-                self._log.error("settle.refused", task=group[0].id, attempt=group[0].attempt, error=str(error))
+                self._bound(group[0]).error("settle.refused", error=str(error))
                 instead = _instead(group[0], error)
                 if instead is not None:
                     groups.appendleft([instead])
@@ -142,9 +143,9 @@ class Settler:
         conn, first = self._connection(), group[0]
         if type(first) is Success:
             self._finish(conn, first.worker, cast("list[Success]", group))
-        elif type(first) is Released:
+        elif isinstance(first, Released):
             self._release(conn, first, group)
-        else:
+        elif not isinstance(first, Success):
             self._settle(conn, first)
 
     def _connection(self) -> db.Connection:
@@ -156,27 +157,51 @@ class Settler:
         ids, attempts = [o.id for o in outcomes], [o.attempt for o in outcomes]
         delay = timedelta(seconds=first.delay)
         row = conn.execute(self._queries["release"], (first.worker, ids, attempts, delay)).fetchone()
-        self._log.info("task.released", worker=first.worker, tasks=len(ids), held=row and row[0])
+        begun = first.reason != ""
+        if not begun:
+            self._log.info("worker.returned", worker=first.worker, tasks=len(ids), held=row and row[0])
+        if begun or self._tells:
+            for outcome in outcomes:
+                log = self._bound(outcome)
+                (log.info if begun else log.debug)("task.released", delay=first.delay, reason=first.reason)
+        if first.delay:
+            self._on_waiting(first.delay)
 
     def _finish(self, conn: db.Connection, worker: str, outcomes: list[Success]) -> None:
-        # Array literals: psycopg's list dumper takes 4 times as long. No results at all: null, which unnest pads.
+        # Array literals: psycopg's list dumper takes 4 times as long. Nothing to tell at all: null, which unnest pads.
         ids = f"{{{','.join([str(o[0]) for o in outcomes])}}}"
         attempts = f"{{{','.join([str(o[1]) for o in outcomes])}}}"
-        results = [o.result for o in outcomes] if any(o[3] is not None for o in outcomes) else None
-        row = conn.execute(self._queries["finish"], (worker, ids, attempts, results), prepare=True).fetchone()
-        for id in row[0] if row else ():
-            self._log.warning("task.lost", task=id, worker=worker, outcome="success")
+        told: tuple[list[Any] | None, ...] = (None, None, None)
+        if any(o[4] is not None or o[5] is not None for o in outcomes):
+            told = [o[4] for o in outcomes], [o[5] for o in outcomes], [o[6] for o in outcomes]
+        row = conn.execute(self._queries["finish"], (worker, ids, attempts, *told), prepare=True).fetchone()
+        lost = frozenset(row[0] if row else ())
+        if lost or self._tells:
+            for outcome in outcomes:
+                if outcome.id in lost:
+                    self._bound(outcome).warning("task.lost", outcome="success")
+                elif self._tells:
+                    self._bound(outcome).debug("task.succeeded", cpu_seconds=outcome.cpu_seconds)
 
-    def _settle(self, conn: db.Connection, outcome: Outcome) -> None:
-        fence = {"worker": outcome.worker, "id": outcome.id, "attempt": outcome.attempt}
-        log = self._log.bind(task=outcome.id, attempt=outcome.attempt, worker=outcome.worker)
+    def _bound(self, outcome: Outcome) -> Logger:
+        return self._log.bind(task=outcome.id, type=outcome.type, attempt=outcome.attempt, worker=outcome.worker)
+
+    def _settle(self, conn: db.Connection, outcome: Published | Failure | CalledOff) -> None:
+        log = self._bound(outcome)
+        told = {
+            "worker": outcome.worker,
+            "id": outcome.id,
+            "attempt": outcome.attempt,
+            "cpu_seconds": outcome.cpu_seconds,
+            "peak_memory": outcome.peak_memory,
+        }
         try:
             match outcome:
                 case Published(export=export):
                     db.call(
                         conn,
                         self._queries["finish_export"],
-                        **fence,
+                        **told,
                         result=json.dumps(export.result()),
                         filename=export.filename,
                         owner_id=export.owner_id,
@@ -189,20 +214,37 @@ class Settler:
                     row = db.call(
                         conn,
                         self._queries["fail"],
-                        **fence,
+                        **told,
                         error=outcome.error,
                         error_detail=outcome.detail,
                         give_up=outcome.give_up,
                         retry_in=outcome.retry_in,
                     ).fetchone()
                     status, run_at, waits = row or (None, None, None)
-                    log.warning("task.failed", status=status, run_at=run_at, error=outcome.error)
+                    if status == "cancelled":
+                        log.info("task.cancelled", error=outcome.error)
+                    else:
+                        log.warning("task.failed", status=status, run_at=run_at, error=outcome.error)
                     if status == "waiting" and waits is not None:
                         self._on_waiting(waits)
-                case _:
-                    raise TypeError("recorded in groups")
+                case CalledOff():
+                    db.call(conn, self._queries["end_cancelled"], **told)
+                    log.info("task.cancelled")
         except LostTask:
             log.warning("task.lost", outcome=type(outcome).__name__.lower())
+            if isinstance(outcome, Published):
+                self._withdraw(conn, outcome.export.filename, log)
+
+    def _withdraw(self, conn: db.Connection, filename: str, log: Logger) -> None:
+        """The file of an attempt that lost its task stands under its final name: nobody will ever be told of it."""
+        if db.call(conn, sql.queries("exports")["by_filename"], filename=filename).fetchone() is not None:
+            return
+        try:
+            (self._settings.export_dir / filename).unlink(missing_ok=True)
+        except OSError as error:  # the sweep for files without a row will find it
+            log.warning("file.not_withdrawn", filename=filename, error=error.strerror)
+        else:
+            log.warning("file.withdrawn", filename=filename)
 
 
 def _groups(batch: list[Outcome]) -> Iterator[list[Outcome]]:
@@ -212,7 +254,7 @@ def _groups(batch: list[Outcome]) -> Iterator[list[Outcome]]:
         if type(outcome) is Success:
             key: tuple[Any, ...] = (Success, outcome[2])
         elif type(outcome) is Released:
-            key = (Released, outcome.worker, outcome.delay)
+            key = (Released, outcome.worker, outcome.delay, outcome.reason)
         else:
             yield [outcome]
             continue
@@ -237,9 +279,11 @@ def _may_pass(error: Exception) -> bool:
 
 def _instead(outcome: Outcome, error: Exception) -> Outcome | None:
     """What to record of an outcome that can't be recorded: a failure, in words that fit anywhere; then a release."""
-    fence = outcome.id, outcome.attempt, outcome.worker
+    fence = outcome.id, outcome.attempt, outcome.worker, outcome.type
     if isinstance(outcome, Released):
         return None
+    if isinstance(outcome, CalledOff):  # nobody has asked for that, says the row
+        return Released(*fence, reason="called off, but nobody has asked for that")
     if isinstance(outcome, Failure) and outcome.error == UNRECORDABLE:
-        return Released(*fence, delay=60.0)
-    return Failure(*fence, UNRECORDABLE, ascii(str(error))[:2000], give_up=True, retry_in=None)
+        return Released(*fence, 60.0, "its outcome can't be recorded")
+    return Failure(*fence, UNRECORDABLE, ascii(str(error))[:2000], give_up=True)
