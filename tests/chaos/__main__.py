@@ -26,7 +26,7 @@ from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until
 
 #: Seconds for the fleet to work everything off once it is whole again.
-DRAIN = 180.0
+DRAIN = 90.0
 #: Seconds between the lines that say that it still runs.
 NEWS = 20.0
 
@@ -106,6 +106,7 @@ class Soak:
             "lost": account.lost(facts),
             "settled twice": account.settled(facts),
             "wrong": account.right(facts),
+            "history": account.history(facts),
             "torn": [*self.reader.torn, *account.files(facts, self.stage.export_dir)],
             "fleet": [*ends, *self.fleet.unasked, *account.fleet(facts)],
             "leftovers": [f"process {pid} is left" for pid in self.fleet.leftovers()],

@@ -105,7 +105,7 @@ def settled(facts: Facts) -> list[str]:
         starts: Counter[int] = Counter()
         ends: Counter[int] = Counter()
         for before, event in zip([None, *events], events, strict=False):
-            if (event.old_status, event.new_status) not in ARROWS and event.old_status != event.new_status:
+            if (event.old_status, event.new_status) not in ARROWS:
                 wrong.append(f"task {id} went {event.old_status} -> {event.new_status}")
             if before is not None and (event.old_status, event.old_attempt) != (before.new_status, before.new_attempt):
                 wrong.append(f"task {id} changed unseen before {event.new_status}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import random
@@ -161,9 +162,13 @@ class Creator(_Client):
             case _:
                 return "soak_noop", {}, {}
 
-    def poison(self, conn: psycopg.Connection[Any]) -> None:
-        """One task that takes its workers with it."""
-        self._one(conn, "poison")
+    def poison(self) -> None:
+        """One task that takes its workers with it; none while Postgres is away."""
+        with (
+            contextlib.suppress(psycopg.OperationalError, DatabaseAway),
+            psycopg.connect(self._url, autocommit=True) as conn,
+        ):
+            self._one(conn, "poison")
 
 
 class Operator(_Client):
