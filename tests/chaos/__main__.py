@@ -13,10 +13,12 @@ import shutil
 import signal
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pgfleet import housekeeping
 from tests.chaos import account, report
 from tests.chaos.fleet import ROOT, Fleet
 from tests.chaos.mishaps import Mishaps
@@ -57,6 +59,7 @@ class Soak:
             self.stage, self.fleet, self.link, self.seed, every=options.every, lease=options.lease,
             log=folder / "mishaps.log", poison=self.creators[0].poison,
         )  # fmt: skip
+        self.swept = 0
         self.wrong: dict[str, list[str]] = {}
 
     def run(self) -> dict[str, Any]:
@@ -101,6 +104,7 @@ class Soak:
 
     def _account(self, drained: float | None) -> dict[str, Any]:
         ends = self.fleet.end(timeout=30)
+        self._sweep()
         facts = self._facts()
         self.wrong = {
             "lost": account.lost(facts),
@@ -112,7 +116,8 @@ class Soak:
             "leftovers": [f"process {pid} is left" for pid in self.fleet.leftovers()],
             "load": [f"{client.name}: {client.problem!r}" for client in self.clients if client.problem],
         }
-        least = self.options.rate * self.options.minutes * 60 / 3
+        away = sum(end - start for start, end in self.stage.outages)
+        least = self.options.rate * max(0.0, self.options.minutes * 60 - away) / 4
         if len(facts.tasks) < least:
             self.wrong["load"].append(
                 f"{len(facts.tasks)} tasks are too few to prove anything; {least:.0f} is the least"
@@ -120,6 +125,13 @@ class Soak:
         if drained is None:
             self.wrong["lost"].append(f"the fleet did not finish within {DRAIN:g} s")
         return report.figures(self, facts, drained)
+
+    def _sweep(self) -> None:
+        """What killed workers left on the volume goes as it would an hour later."""
+        with self.stage.connect() as conn:
+            for _ in range(2):  # the first may but set the fleet's mark
+                for swept in housekeeping.sweep(conn, self.stage.export_dir, slack=timedelta(0)):
+                    self.swept += len(swept.files)
 
     def _facts(self) -> account.Facts:
         with self.stage.connect() as conn:

@@ -195,10 +195,10 @@ def files(facts: Facts, folder: Path) -> list[str]:
         if problem:
             wrong.append(f"task {export['task_id']}: {problem}")
     for path in folder.iterdir():
-        if path.name in known:
-            continue
-        what = "a temporary file" if volume.parse_temporary_name(path.name) else "a file without a row"
-        wrong.append(f"{what} is left: {path.name}")
+        if volume.parse_temporary_name(path.name):
+            wrong.append(f"a temporary file is left: {path.name}")
+        elif volume.is_final_name(path.name) and path.name not in known:
+            wrong.append(f"a file without a row is left: {path.name}")
     return wrong
 
 

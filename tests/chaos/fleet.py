@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -30,9 +31,9 @@ class Process:
     popen: subprocess.Popen[bytes]
     log: Path
     started: float = field(default_factory=time.time)
-    stopped: float | None = None  # SIGSTOP, until SIGCONT
     told: float | None = None  # SIGTERM
     killed: float | None = None
+    whole: bool = False  # were its children killed with it, its keeper among them?
     ended: float | None = None
 
     def events(self, *names: str) -> list[dict[str, Any]]:
@@ -53,9 +54,22 @@ class Process:
         """The ids it registered under, in order: a worker that was declared lost takes a new one."""
         return [str(event["worker"]) for event in self.events("worker.registered")]
 
-    def send(self, number: int) -> None:
-        """To the process alone: what it has started must see to its own end."""
-        self.popen.send_signal(number)
+    def send(self, number: int, *, whole: bool = False) -> None:
+        """To the process alone, whose children must see to their own end; or ``whole``, as when its server dies."""
+        if whole:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.popen.pid, number)
+        else:
+            self.popen.send_signal(number)
+
+    def children(self) -> list[int]:
+        """The processes that it has started and that still run."""
+        try:
+            return [
+                int(pid) for pid in Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text().split()
+            ]
+        except OSError:
+            return []
 
 
 @dataclass

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
+import os
 import random
 import signal
 import time
@@ -17,7 +19,7 @@ from tests.support.proxy import Proxy
 
 #: Mishaps and their weights.
 KINDS = {
-    "kill": 26, "freeze": 12, "pause": 6, "term": 14, "postgres": 6, "backend": 6,
+    "kill": 14, "crash": 14, "freeze": 12, "pause": 6, "term": 14, "child": 6, "postgres": 6, "backend": 6,
     "silence": 10, "lose": 8, "reset": 8, "deafen": 6, "creator": 4, "poison": 3,
 }  # fmt: skip
 
@@ -66,7 +68,7 @@ class Mishaps:
 
     def _strike(self, kind: str) -> None:
         roll = self._random
-        if kind in ("kill", "freeze", "pause", "term"):
+        if kind in ("kill", "crash", "freeze", "pause", "term", "child"):
             slots = self._fleet.registered()
             # Half of the fleet at most: the soak is about what the others do.
             if sum(slot.process_busy for slot in self._fleet.slots) >= len(self._fleet.slots) / 2 or not slots:
@@ -104,10 +106,13 @@ class Mishaps:
 
     # -- of processes
 
-    def _kill(self, slot: Slot, process: Process) -> None:
-        process.killed = time.time()
-        process.send(signal.SIGKILL)
+    def _kill(self, slot: Slot, process: Process, *, whole: bool = False) -> None:
+        process.killed, process.whole = time.time(), whole
+        process.send(signal.SIGKILL, whole=whole)
         self.kills.append(process)
+
+    def _crash(self, slot: Slot, process: Process) -> None:
+        self._kill(slot, process, whole=True)
 
     def _freeze(self, slot: Slot, process: Process) -> None:
         self._stop_for(slot, process, self._lease * self._random.uniform(1.3, 3))
@@ -117,14 +122,33 @@ class Mishaps:
 
     def _stop_for(self, slot: Slot, process: Process, seconds: float) -> None:
         slot.process_busy = True
-        process.send(signal.SIGSTOP)
-        self._later(seconds, lambda: self._continue(slot, process))
+        whole = self._random.random() < 0.5
+        process.send(signal.SIGSTOP, whole=whole)
+        self._later(seconds, lambda: self._continue(slot, process, whole))
 
-    def _continue(self, slot: Slot, process: Process) -> None:
-        if process.popen.poll() is None:
-            process.send(signal.SIGCONT)
+    def _continue(self, slot: Slot, process: Process, whole: bool) -> None:
+        process.send(signal.SIGCONT, whole=whole)
         if slot.process is process:
             slot.process_busy = False
+
+    def _child(self, slot: Slot, process: Process) -> None:
+        """Its keeper, or a process that runs one of its tasks: killed, or stopped for a while."""
+        roll = self._random
+        children = process.children()
+        if not children:
+            return
+        pid = roll.choice(children)
+        with contextlib.suppress(ProcessLookupError):
+            if roll.random() < 0.5:
+                os.kill(pid, signal.SIGKILL)
+                return
+            os.kill(pid, signal.SIGSTOP)
+        self._later(self._lease * roll.uniform(0.3, 3), lambda: self._wake(pid, process))
+
+    def _wake(self, pid: int, process: Process) -> None:
+        if pid in process.children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def _term(self, slot: Slot, process: Process) -> None:
         slot.process_busy = True

@@ -18,7 +18,6 @@ SHOWN = 10
 
 def figures(soak: Soak, facts: Facts, drained: float | None) -> dict[str, Any]:
     """Everything that is reported, ready for JSON."""
-    rescues, calm = _rescues(soak, facts)
     stops = [p.ended - p.told for p in soak.fleet.all if p.told and p.ended and not p.killed]
     events = [event for of_task in facts.audit.values() for event in of_task]
     return {
@@ -43,31 +42,34 @@ def figures(soak: Soak, facts: Facts, drained: float | None) -> dict[str, Any]:
             for of_task in facts.audit.values()
             for b, e in itertools.pairwise(of_task)
         ),
-        "rescue after kill": _spread(rescues),
-        "rescue after kill, Postgres up": _spread(calm),
+        "rescue after kill": _spread(_rescues(soak, facts, whole=False)),
+        "rescue after crash": _spread(_rescues(soak, facts, whole=True)),
+        "that with Postgres up": _spread(_rescues(soak, facts, whole=True, calm=True)),
         "stop on SIGTERM": _spread(stops),
+        "files swept": soak.swept,
         "drained in": drained and round(drained, 1),
         "changes seen": len(events),
         "violations": soak.wrong,
     }
 
 
-def _rescues(soak: Soak, facts: Facts) -> tuple[list[float], list[float]]:
-    """Seconds from a SIGKILL to the rescue of each task that the killed worker held; those while Postgres was up apart."""
-    killed = {worker: p.killed for p in soak.mishaps.kills for worker in p.workers() if p.killed}
-    every, calm = [], []
+def _rescues(soak: Soak, facts: Facts, *, whole: bool, calm: bool = False) -> list[float]:
+    """Seconds from a SIGKILL to the rescue of each task that the killed worker held.
+
+    ``whole``: its keeper was killed with it, and the lease had to lapse. ``calm``: only where Postgres was up meanwhile.
+    """
+    killed = {w: p.killed for p in soak.mishaps.kills if p.whole is whole for w in p.workers()}
+    found = []
     for events in facts.audit.values():
         for before, event in itertools.pairwise(events):
             at = killed.get(event.old_worker)
             if at is None or event.old_status != "started" or event.crash_count == before.crash_count:
                 continue
-            took = event.at.timestamp() - at
-            if took < 0:
-                continue  # an id of that process that was lost before the kill
-            every.append(took)
-            if not any(start < event.at.timestamp() and end > at for start, end in soak.stage.outages):
-                calm.append(took)
-    return every, calm
+            now = event.at.timestamp()
+            # An id of that process may have been lost before the kill.
+            if now >= at and not (calm and any(start < now and end > at for start, end in soak.stage.outages)):
+                found.append(now - at)
+    return found
 
 
 def _spread(seconds: list[float]) -> dict[str, float]:
