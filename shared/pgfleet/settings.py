@@ -139,6 +139,7 @@ class Settings:
     types: tuple[str, ...] = _field(
         (), _list, "Task types this worker takes, comma-separated; all it has handlers for."
     )
+    only_targeted: bool = _field(False, _flag, "Take only tasks that name this node (a task's `node`).")
     concurrency: int = _field(10, _int(1, 10_000), "Tasks a worker runs at once.")
     handlers: tuple[str, ...] = _field((), _list, "Modules with handlers to load, comma-separated.")
     lease: float = _field(20.0, _seconds(1, 3600), "Seconds without a heartbeat after which a worker counts as lost.")

@@ -1,5 +1,6 @@
 -- name: register
-select register_worker(%(worker)s, %(node)s, %(types)s, %(concurrency)s, %(lease)s, %(version)s)
+select register_worker(%(worker)s, %(node)s, %(types)s, %(concurrency)s, %(lease)s, %(version)s,
+                       only_targeted => %(only_targeted)s, schedules => %(schedules)s)
 -- name: register_type
 select register_type(%(name)s, %(description)s, %(for_readers)s, %(max_retries)s, %(retry_delay)s, %(timeout)s,
                      %(max_running)s)
@@ -52,7 +53,7 @@ select set_sleeping(%s, %s)
 -- name: is_quiet
 select fleet_is_quiet()
 -- name: listen
-listen task_created
+listen task_created; listen worker_orders
 -- name: list
 select id, node, types, concurrency, version, started_at, renewed_at, lease_expires_at, sleeping, lost_at,
        orders, only_targeted, schedules,

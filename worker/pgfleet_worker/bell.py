@@ -1,4 +1,4 @@
-"""The bell: this worker's ear on ``task_created``, and what wakes its loop from the inside."""
+"""The bell: this worker's ear on ``task_created`` and ``worker_orders``, and what wakes its loop from the inside."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ class Bell:
         #: Set while the loop waits: whoever has news then rings, else the loop will look anyway.
         self.waiting = False
         self._overflow = False
+        self._called: set[str] = set()
 
     def connect(self) -> bool:
         """LISTEN, on a new connection; then test that a NOTIFY comes through. False: it doesn't (a pooler between)."""
@@ -104,6 +105,11 @@ class Bell:
         overflow, self._overflow = self._overflow, False
         return overflow
 
+    def called(self) -> set[str]:
+        """The workers that have new orders, as heard since the last call."""
+        called, self._called = self._called, set()
+        return called
+
     def doze(self, timeout: float) -> None:
         """Wait until rung or ``timeout`` seconds have passed, deaf to Postgres: for while it is away."""
         ready = _wait(self._inside(), timeout)
@@ -123,8 +129,12 @@ class Bell:
 
     def _ids(self) -> list[int]:
         assert self._conn is not None  # noqa: S101
-        payloads = (note.payload for note in self._conn.notifies(timeout=0))
-        ids = [int(payload) for payload in payloads if payload.isdecimal() and len(payload) < 19]
+        ids = []
+        for note in self._conn.notifies(timeout=0):
+            if note.channel == "worker_orders":
+                self._called.add(note.payload)
+            elif note.payload.isdecimal() and len(note.payload) < 19:
+                ids.append(int(note.payload))
         self._overflow = self._overflow or len(ids) > MOST_IDS
         return ids[:MOST_IDS]
 

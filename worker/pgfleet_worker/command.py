@@ -34,16 +34,29 @@ def _names(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> tup
 )
 @click.option("--concurrency", type=click.IntRange(1, 10_000), help="Tasks to run at once.")
 @click.option("--handlers", multiple=True, callback=_names, help="Modules with handlers, comma-separated.")
+@click.option("--only-targeted", is_flag=True, help="Take only tasks that name this node.")
+@click.option(
+    "--no-schedules", is_flag=True, help="Leave the fleet's chores (retention, the volume's sweep) to others."
+)
 @click.option("--no-listen", is_flag=True, help="Only poll: for a pooler in transaction mode, which loses LISTEN.")
 def worker(
     nickname: str | None,
     types: tuple[str, ...] | None,
     concurrency: int | None,
     handlers: tuple[str, ...] | None,
+    only_targeted: bool,
+    no_schedules: bool,
     no_listen: bool,
 ) -> None:
     """Take tasks and do them, until SIGTERM or Ctrl-C."""
-    settings = from_env(nickname=nickname, types=types, concurrency=concurrency, handlers=handlers)
+    settings = from_env(
+        nickname=nickname,
+        types=types,
+        concurrency=concurrency,
+        handlers=handlers,
+        only_targeted=only_targeted or None,
+        schedules=False if no_schedules else None,
+    )
     settings.require_database()
     log.configure(settings)
     sys.path.insert(0, "")  # --handlers names modules of the folder it is started in, as `python -m` would

@@ -78,6 +78,8 @@ class Lease:
             concurrency=self._settings.concurrency,
             lease=timedelta(seconds=self._settings.lease),
             version=__version__,
+            only_targeted=self._settings.only_targeted,
+            schedules=self._settings.schedules,
         )
         if not self.worker:
             self._heard = time.monotonic()  # until now the heart had nothing to say

@@ -21,6 +21,7 @@ from pgfleet_worker.housekeeping import Housekeeping
 from pgfleet_worker.keeper import Keeper
 from pgfleet_worker.lease import Lease
 from pgfleet_worker.looks import Looks
+from pgfleet_worker.orders import Orders
 from pgfleet_worker.outcome import Claimed, Outcome, Released
 from pgfleet_worker.rest import Rest
 from pgfleet_worker.room import Room
@@ -55,6 +56,7 @@ class Life(ABC):
         self._turns = Turns(settings.concurrency)
         self._claims = Claims(settings, list(handlers))
         self._looks = Looks(settings, self._log, self._claims, self._attempts, self._room)
+        self._orders = Orders(settings, self._log, self._attempts)
         self._rest = Rest(
             settings,
             self._looks,

@@ -23,13 +23,31 @@ class Worker(Life):
         self._lease.hear()
         if self._lease.lost:
             raise LostWorker(f"Worker {self._lease.worker} has lost its lease.")
+        self._obey()
         self._looks.reconcile()
         self._looks.learn()
         self._looks.promote(asleep=self._rest.asleep)
-        claimed = self._looks.claim(self._room.measure(self._threads, self._coroutines))
+        room = self._room.measure(self._threads, self._coroutines)
+        if self._orders.standing != "work":
+            self._tend()
+            self._hear(self._rest.pause_by_order())
+            return
+        claimed = self._looks.claim(room)
         self._hand_out(claimed)
         self._tend()
         self._listen(self._rest.pause(bool(claimed)))
+
+    def _obey(self) -> None:
+        """Do as the operators say: pause, go on, or end once all is done."""
+        changed = self._orders.ask(self._looks.connection, deaf=self._rest.deaf)
+        if changed and self._orders.standing != "work":
+            self._give_back(self._threads.take_back() + self._coroutines.take_back())
+        elif changed:
+            self._looks.begin_anew()
+            self._looks.once_more()
+            self._rest.begin_anew()
+        if self._orders.standing == "drain" and not self._room.held:
+            self.stop()
 
     def _hand_out(self, claimed: list[Claimed]) -> None:
         if not claimed:
@@ -49,9 +67,14 @@ class Worker(Life):
             self._give_back(self._threads.take_back() + self._coroutines.take_back())
 
     def _listen(self, timeout: float) -> None:
+        mine = self._turns.take(self._hear(timeout), self._lease.place, self._lease.alive)
+        self._looks.heard(mine, overflowed=self._bell.overflowed())
+
+    def _hear(self, timeout: float) -> list[int]:
+        timeout = min(timeout, self._orders.due_in)
         self._bell.waiting = timeout > 0
         if timeout > 0 and (self._room.changed or self._stopping):
             timeout = 0.0
         heard = self._bell.wait(timeout)
-        mine = self._turns.take(heard, self._lease.place, self._lease.alive)
-        self._looks.heard(mine, overflowed=self._bell.overflowed())
+        self._orders.heard(self._bell.called())
+        return heard

@@ -72,6 +72,12 @@ class Rest:
         self._active_since = now
         return self._when_idle(now)
 
+    def pause_by_order(self) -> float:
+        """The same for a worker that an operator has told to take nothing: nobody need wake it."""
+        if self.asleep:
+            self._say_asleep(False)
+        return self._settings.poll
+
     def _at_work(self, worked: bool) -> float:
         if self._room.has_more:
             return 0.0
