@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 from urllib.parse import quote
 
-from pgfleet.embedded import guard
+from pgfleet import guard
 from pgfleet.embedded.account import Account, clean_env, place_binaries, place_data, place_socket, unplace_data
 from pgfleet.embedded.binaries import find_binaries, major_version
 from pgfleet.embedded.errors import EmbeddedPostgresError
@@ -28,6 +27,8 @@ POLL = 0.005
 START_TIMEOUT = 60.0
 #: Seconds a fast shutdown may take before an immediate one, which leaves recovery to the next start.
 FAST_TIMEOUT = 20.0
+#: Fast, then immediate, which is crash-safe.
+SHUTDOWN = ((signal.SIGINT, FAST_TIMEOUT), (signal.SIGQUIT, 10.0))
 LOG_MAX = 10_000_000
 
 #: Durable, modest in memory. Command-line settings, so that a later version's defaults reach old clusters too.
@@ -169,18 +170,18 @@ class EmbeddedPostgres:
         settings = {"unix_socket_directories": quoted} | self._options
         argv = [str(bin_dir / "postgres"), "-D", str(real)]
         argv += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        job = {"argv": argv, "popen": account.popen_kwargs(), "owner": os.getpid(), "fast_timeout": FAST_TIMEOUT}
         log = _open_log(self.log_path, account)
         log_start = os.fstat(log).st_size
         try:
-            self._guard = subprocess.Popen(
-                [sys.executable, "-I", "-S", guard.__file__, json.dumps(job)],
-                stdin=subprocess.PIPE,
+            self._guard = guard.start(
+                argv,
+                told=SHUTDOWN,
+                orphaned=SHUTDOWN,
+                account=account.popen_kwargs(),
                 stdout=log,
                 stderr=log,
                 cwd="/",
                 env=clean_env(),
-                start_new_session=True,
                 pass_fds=() if self._lock is None else (self._lock,),
             )
         finally:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pgfleet.up import guard
+from pgfleet import guard
 from pgfleet.up.errors import UpError
 
 #: Bytes; a longer log is put aside (``.log.1``) at the next start.
 LOG_MAX = 10_000_000
+
+#: Seconds it has to end in once its owner is gone, or hurries it.
+HURRY = 2.0
 
 #: Lines of its log that tell why a process ended.
 TAIL = 20
@@ -31,17 +33,17 @@ class Child:
         if self.log.exists() and self.log.stat().st_size > LOG_MAX:
             self.log.replace(self.log.with_name(self.log.name + ".1"))
         argv = [sys.executable, "-m", "pgfleet.cli.main", *arguments]
-        job = {"argv": argv, "owner": os.getpid(), "grace": grace}
         log = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._log_start = os.fstat(log).st_size
-            self._guard = subprocess.Popen(
-                [sys.executable, "-I", "-S", guard.__file__, json.dumps(job)],
-                stdin=subprocess.PIPE,
+            self._guard = guard.start(
+                argv,
+                told=[(signal.SIGTERM, grace)],
+                orphaned=[(signal.SIGTERM, HURRY)],
+                group=True,  # a server's own children must not keep the port
                 stdout=log,
                 stderr=log,
                 env=dict(env),
-                start_new_session=True,
                 pass_fds=(lock,),
             )
         finally:
