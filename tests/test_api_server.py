@@ -26,6 +26,9 @@ from pgfleet_api.state import KEY
 from tests.support.database import Database
 from tests.support.processes import Process, Processes
 
+#: Of the API, on this test's own database: others run beside it on the same server.
+SESSIONS = "from pg_stat_activity where application_name = 'pgfleet api' and datname = current_database()"
+
 
 def call(process: Process, token: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
     request = urllib.request.Request(
@@ -96,9 +99,7 @@ def test_a_request_under_way_is_answered_before_a_graceful_end(
             target=lambda: answers.append(call(api, reader_token(1), "POST", "/v1/tasks", {"type": "csv_export"}))
         )
         asked.start()
-        waiting = (
-            "select count(*) from pg_stat_activity where application_name = 'pgfleet api' and wait_event_type = 'Lock'"
-        )
+        waiting = f"select count(*) {SESSIONS} and wait_event_type = 'Lock'"
         watch = database.connect()
         wait_until(lambda: watch.execute(waiting).fetchone() == (1,), what="the insert at the gate")
         api.signal(signal.SIGTERM)
@@ -175,9 +176,9 @@ def test_a_connection_lost_while_idle_costs_no_request(
     headers = {"Authorization": f"Bearer {reader_token(1)}"}
     assert client.get("/v1/tasks", headers=headers).status_code == 200
     with database.connect() as conn:
-        ended = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'pgfleet api'"
+        ended = f"select count(pg_terminate_backend(pid)) {SESSIONS}"
         assert conn.execute(ended).fetchone() == (1,)
-        left = "select count(*) from pg_stat_activity where application_name = 'pgfleet api'"
+        left = f"select count(*) {SESSIONS}"
         wait_until(lambda: conn.execute(left).fetchone() == (0,), what="the connection's end")
     assert client.get("/v1/tasks", headers=headers).status_code == 200
     app.extensions[KEY].close()
@@ -194,10 +195,7 @@ def test_a_statement_cut_off_by_the_database_is_503(
         gate.execute("lock table tasks in access exclusive mode")
         asked = threading.Thread(target=lambda: answers.append(app.test_client().get("/v1/tasks", headers=headers)))
         asked.start()
-        end = (
-            "select pg_terminate_backend(pid) from pg_stat_activity"
-            " where application_name = 'pgfleet api' and wait_event_type = 'Lock'"
-        )
+        end = f"select pg_terminate_backend(pid) {SESSIONS} and wait_event_type = 'Lock'"
         wait_until(lambda: watch.execute(end).fetchall(), what="the query at the gate")
         asked.join(20)
     assert answers[0].status_code == 503

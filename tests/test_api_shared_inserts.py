@@ -64,6 +64,7 @@ def test_a_task_that_fails_in_a_shared_insert_fails_alone(
             thread.start()
         held = (
             "select count(*) from pg_stat_activity where application_name = 'pgfleet api' and wait_event_type = 'Lock'"
+            " and datname = current_database()"
         )
         wait_until(lambda: watch.execute(held).fetchone() == (LEADERS,), what="the first inserts at the gate")
         for thread in threads[LEADERS:]:
