@@ -83,6 +83,11 @@ def test_every_option_reaches_the_row(admin: Any) -> None:
         ({"type": "csv_export", "run_at": 1_900_000_000}, ["run_at"]),
         ({"type": "csv_export", "run_at": "2030-02-30T00:00:00Z"}, ["run_at"]),
         ({"type": "csv_export", "run_at": "0001-01-01T00:00:00+14:00"}, ["run_at"]),
+        ({"type": "csv_export", "timeout": 0}, ["timeout"]),
+        ({"type": "csv_export", "timeout": 365 * 86_400 + 1}, ["timeout"]),
+        ({"type": "csv_export", "timeout": "1 hour"}, ["timeout"]),
+        ({"type": "csv_export", "node": ""}, ["node"]),
+        ({"type": "csv_export", "node": "a\x00"}, ["node", "NUL"]),
         ({"type": "csv_export", "unique_key": ""}, ["unique_key"]),
         ({"type": "csv_export", "unique_key": "a\x00"}, ["unique_key", "NUL"]),
         ({"type": "csv_\x00export"}, ["NUL"]),
@@ -159,6 +164,15 @@ def test_only_an_admin_exports_somebody_elses_books(reader: Any, admin: Any, dat
     row = admin("GET", f"/v1/tasks/{create(admin, data=data)}").json
     assert row["created_by"] == 999
     assert json.loads(row["data"])["owner_id"] == 2
+
+
+def test_a_reader_sets_a_timeout_but_only_an_admin_the_node(database: Database, reader: Any, admin: Any) -> None:
+    assert reader("GET", f"/v1/tasks/{create(reader, timeout=1.5)}").json["timeout"] == 1.5
+    refused(reader("POST", "/v1/tasks", json={"type": "csv_export", "node": "server-7"}), 403, "admin", "node")
+    row = admin("GET", f"/v1/tasks/{create(admin, node='server-7', timeout=0.001)}").json
+    assert (row["node"], row["timeout"]) == ("server-7", 0.001)
+    with database.connect() as conn:
+        assert conn.execute("select count(*) from tasks where node is not null").fetchone() == (1,)
 
 
 def test_a_refused_task_leaves_no_row(database: Database, reader: Any) -> None:

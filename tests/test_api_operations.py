@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from pgfleet import sql
 from pgfleet.settings import Settings
 from pgfleet_api import create_app
 from pgfleet_api.state import KEY
 from tests.support.database import Database
+from tests.support.fleet import OTHER, create, register
 
 ORIGIN = "https://books.example.org"
 
@@ -61,6 +63,43 @@ def test_metrics_count_requests_by_route_and_unfinished_tasks(
     assert "BREW" not in text, "what a client makes up is no label"
     sample = re.compile(r"[a-z_]+(\{([a-z]+=\"[^\"]*\",?)+\})? [0-9.]+")
     assert all(line.startswith("# ") or sample.fullmatch(line) for line in text.splitlines())
+
+
+def test_metrics_tell_of_workers_by_status_and_how_long_the_first_in_line_waits(
+    database: Database, client: FlaskClient
+) -> None:
+    conn = database.connect()
+    register(conn)
+    register(conn, OTHER)
+    conn.execute("update workers set orders = 'pause' where id = %s", [OTHER])
+    for priority, age in ((9, 1), (5, 3000), (5, 1), (1, 2)):
+        id = create(conn, priority=priority)
+        conn.execute("update tasks set created_at = now() - %s * interval '1 second' where id = %s", [age, id])
+    create(conn, node="elsewhere")
+    conn.execute("update tasks set created_at = now() - interval '1 day' where node is not null")
+    text = client.get("/metrics").text
+    for line in (
+        'pgfleet_tasks{status="fresh",type="job"} 5',
+        "pgfleet_workers 2",
+        'pgfleet_workers_by_status{status="live"} 1',
+        'pgfleet_workers_by_status{status="paused"} 1',
+        'pgfleet_workers_by_status{status="draining"} 0',
+        'pgfleet_workers_by_status{status="lost"} 0',
+    ):
+        assert f"\n{line}\n" in text
+    (oldest,) = re.findall(r'\npgfleet_oldest_fresh_seconds\{type="job"\} ([0-9.]+)\n', text)
+    assert 3000 <= float(oldest) < 3600, "not the first of the most urgent priority alone, nor one that names a node"
+
+
+def test_metrics_read_no_finished_task(database: Database) -> None:
+    conn = database.connect()
+    conn.execute(
+        "insert into tasks (type, status, created_by) select 'job', 'success', 0 from generate_series(1, 20000)"
+    )
+    conn.execute("analyze tasks")
+    for name, query in sql.queries("metrics").items():
+        plan = "\n".join(row[0] for row in conn.execute("explain " + query))  # type: ignore[operator]
+        assert "Seq Scan on tasks" not in plan, f"{name}:\n{plan}"
 
 
 def test_the_document_describes_every_route_and_all_its_references_lead_somewhere(client: FlaskClient) -> None:

@@ -19,7 +19,8 @@ def test_the_row_has_every_field_and_times_with_offset(database: Database, reade
     assert row.keys() == {
         "id", "type", "data", "status", "worker", "created_at", "updated_on", "created_by", "priority", "run_at",
         "attempt", "failure_count", "crash_count", "started_at", "max_retries", "retry_delay", "unique_key", "result",
-        "error",
+        "error", "timeout", "node", "parent", "cancel_requested", "current_step", "progress", "seconds_left",
+        "cpu_seconds", "peak_memory",
     }  # fmt: skip
     assert row["result"] == {"filename": "x.csv", "rows": 3}
     assert row["updated_on"] == "2026-01-02T01:04:05+00:00"

@@ -5,11 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+import psycopg
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from pgfleet import log
-from pgfleet.errors import DatabaseAway, InvalidTask, PgfleetError, SchemaError, TaskNotFound, UnknownType, WrongState
+from pgfleet.errors import (
+    DatabaseAway,
+    InvalidTask,
+    PgfleetError,
+    SchemaError,
+    TaskNotFound,
+    UnknownType,
+    UnknownWorker,
+    WrongState,
+)
 from pgfleet.tokens import InvalidToken, KeysAway
 from pgfleet.volume import NoSuchFile, VolumeError
 
@@ -36,6 +46,7 @@ RETRY_AFTER = "1"
 STATUS: dict[type[PgfleetError], int] = {
     InvalidToken: 401,
     TaskNotFound: 404,
+    UnknownWorker: 404,
     NoSuchFile: 404,
     WrongState: 409,
     InvalidTask: 422,
@@ -48,6 +59,11 @@ STATUS: dict[type[PgfleetError], int] = {
 
 #: What the detail says is for operators (hosts, paths): logged, not answered.
 DISCREET = (InvalidToken, DatabaseAway, KeysAway, VolumeError)
+
+
+#: What passes by itself: a statement that took too long (a lock that never came free), a deadlock, a conflict, a lock's
+#: timeout, a standby that is not the primary yet. Class 53, no room for more (disk, memory, connections), passes too.
+PASSING = {"57014", "40P01", "40001", "55P03", "25006"}
 
 
 class Refused(PgfleetError):
@@ -75,6 +91,7 @@ def init_app(app: Flask) -> None:
     """Have every error of ``app`` answered in our form."""
     app.register_error_handler(PgfleetError, _ours)
     app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(psycopg.Error, _postgres)
     app.register_error_handler(Exception, _fault)
 
 
@@ -101,6 +118,15 @@ def _http(error: HTTPException) -> Response:
     if status == 413:
         return body(413, f"The body is larger than {request.max_content_length} bytes.")
     return body(status, error.description or TITLES.get(status, "Error"), headers)
+
+
+def _postgres(error: psycopg.Error) -> Response:
+    """What Postgres refuses for reasons of its own: 503 where it may serve the same request later."""
+    state = error.sqlstate or ""
+    if state not in PASSING and not state.startswith("53"):
+        return _fault(error)
+    log.get().error("request.unserved", path=request.path, error=str(error), request_id=g.get("request_id"))
+    return body(503, "The database can't serve this now.")
 
 
 def _fault(error: Exception) -> Response:

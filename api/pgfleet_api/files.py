@@ -11,7 +11,7 @@ from werkzeug.wsgi import wrap_file
 
 from pgfleet import exports, log, volume
 from pgfleet.tokens import User
-from pgfleet_api import messages, models
+from pgfleet_api import messages, models, responses
 from pgfleet_api.auth import authenticated
 from pgfleet_api.errors import Refused
 from pgfleet_api.openapi import documented
@@ -38,7 +38,7 @@ def find(user: User) -> Response:
         rows = exports.of_owner(conn, user.id)
     # From the rows themselves: an export finished since the look above must not hide behind a newer ETag.
     etag = f"{user.id}-{len(rows)}-{rows[0]['id'] if rows else 0}"
-    return _cached(messages.answer([models.file(row) for row in rows]), etag)
+    return _cached(messages.answer([responses.file(row) for row in rows]), etag)
 
 
 @blueprint.get("/<filename>")

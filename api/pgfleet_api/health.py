@@ -7,7 +7,7 @@ import time
 
 from flask import Blueprint, Response
 
-from pgfleet import db, migrate, sql
+from pgfleet import db, migrate, sql, workers
 from pgfleet.errors import DatabaseAway
 from pgfleet_api import messages, models
 from pgfleet_api.openapi import documented
@@ -77,7 +77,8 @@ def _look(fleet: State) -> list[str]:
     try:
         with fleet.connections.take() as conn:
             unfinished = db.call(conn, q["unfinished"]).fetchall()
-            (live,) = db.call(conn, q["live_workers"]).fetchone() or (0,)
+            oldest = db.call(conn, q["oldest_fresh"]).fetchall()
+            by_status = dict(db.call(conn, q["workers"]).fetchall())
     except DatabaseAway:
         return [*up, "pgfleet_database_up 0"]
     return [
@@ -86,9 +87,15 @@ def _look(fleet: State) -> list[str]:
         "# HELP pgfleet_tasks Unfinished tasks; counted up to 10000 a status, so that asking stays cheap.",
         "# TYPE pgfleet_tasks gauge",
         *(f"pgfleet_tasks{_labels(status=status, type=type)} {count}" for status, type, count in unfinished),
+        "# HELP pgfleet_oldest_fresh_seconds How long the longest waiting of the tasks next in line, of any node, is ready.",
+        "# TYPE pgfleet_oldest_fresh_seconds gauge",
+        *(f"pgfleet_oldest_fresh_seconds{_labels(type=type)} {seconds:.3f}" for type, seconds in oldest),
         "# HELP pgfleet_workers Workers whose lease runs.",
         "# TYPE pgfleet_workers gauge",
-        f"pgfleet_workers {live}",
+        f"pgfleet_workers {sum(by_status.values()) - by_status.get('lost', 0)}",
+        "# HELP pgfleet_workers_by_status Workers; those that were lost are remembered for an hour.",
+        "# TYPE pgfleet_workers_by_status gauge",
+        *(f"pgfleet_workers_by_status{_labels(status=s)} {by_status.get(s, 0)}" for s in workers.STATUSES),
     ]
 
 

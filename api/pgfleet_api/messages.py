@@ -13,6 +13,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from pgfleet.tasks import MAX_BIGINT
 from pgfleet_api.errors import Refused
+from pgfleet_api.models import storable
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -90,6 +91,14 @@ def task_id(text: str) -> int:
     if not re.fullmatch(r"-?[0-9]{1,19}", text) or not -MAX_BIGINT - 1 <= int(text) <= MAX_BIGINT:
         raise Refused(400, f"A task's ID is a whole number up to {MAX_BIGINT}, {text[:50]!r} is not.")
     return int(text)
+
+
+def worker_id(text: str) -> str:
+    """A worker's id from the URL; 400 where it is none that could be stored."""
+    try:
+        return storable(text)
+    except ValueError as error:
+        raise Refused(400, f"The worker's ID: {error}.") from None
 
 
 def answer(value: BaseModel | list[Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -6,9 +6,8 @@ has them, times already written out: they describe and order the fields, and are
 
 from __future__ import annotations
 
-import json
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -19,6 +18,8 @@ from pgfleet.tasks import MAX_BIGINT, SORTABLE, STATUSES
 MAX_DELAY = 315_360_000
 #: A year, in seconds: the longest first pause between retries, as the table's own check has it.
 MAX_RETRY_DELAY = 31_536_000
+#: A year, in seconds: the longest timeout.
+MAX_TIMEOUT = 31_536_000
 
 _DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?(Z|z|[+-]\d\d(:?\d\d)?)", re.ASCII)
 
@@ -88,12 +89,30 @@ class NewTask(Model):
         Text | None,
         Field(min_length=1, max_length=200, description="At most one unfinished task of this type has this key."),
     ] = None
+    timeout: Annotated[
+        float | None,
+        Field(
+            ge=0.001,
+            le=MAX_TIMEOUT,
+            description="Seconds an attempt may take, then it has failed; the type's, if absent.",
+        ),
+    ] = None
+    node: Annotated[
+        Text | None, Field(min_length=1, max_length=255, description="Only this server's workers take it. Admins only.")
+    ] = None
 
 
 class TaskCreated(Model):
     """The task's id, to poll it with."""
 
     message: Annotated[str, Field(examples=["Task created."])]
+    task_id: int
+
+
+class CancelRequested(Model):
+    """The id of a task that runs and is told to stop, to poll it with."""
+
+    message: Annotated[str, Field(examples=["Cancellation requested."])]
     task_id: int
 
 
@@ -116,7 +135,16 @@ class Task(Model):
     started_at: Time | None
     max_retries: Annotated[int, Field(description="In force: its own, else its type's.")]
     retry_delay: Annotated[float, Field(description="Seconds before the first retry; its own, else its type's.")]
+    timeout: Annotated[float | None, Field(description="Seconds an attempt may take; its own, else its type's.")]
+    node: Annotated[str | None, Field(description="The server whose workers alone take it.")]
+    parent: Annotated[int | None, Field(description="The task made for all nodes of which this is one node's part.")]
     unique_key: str | None
+    cancel_requested: Annotated[bool, Field(description="It is to be cancelled: its work was told to stop.")]
+    current_step: Annotated[str | None, Field(description="What the work is at, in its own words.")]
+    progress: Annotated[float | None, Field(description="From 0 to 1, as the work last reported.")]
+    seconds_left: Annotated[float | None, Field(description="An estimate by its pace so far; only while started.")]
+    cpu_seconds: Annotated[float | None, Field(description="Spent by its last attempt, where that was measured.")]
+    peak_memory: Annotated[int | None, Field(description="Bytes, of its last attempt, where that was measured.")]
     result: Annotated[Any, Field(description="What the work returned: JSON parsed, any other text as it is.")]
     error: Annotated[str | None, Field(description="Why it failed, for its owner.")]
 
@@ -125,6 +153,58 @@ class TaskForAdmin(Task):
     """A task's row, with what only operators see."""
 
     error_detail: Annotated[str | None, Field(description="The traceback.")]
+    checkpoint: Annotated[Any, Field(description="What the next attempt goes on from.")]
+
+
+class Execution(Model):
+    """One attempt at a task."""
+
+    attempt: int
+    worker: Annotated[str | None, Field(description="nickname:UUID of the worker it ran on.")]
+    status: Annotated[
+        Literal["started", "success", "failure", "released", "lost", "crashed", "cancelled"],
+        Field(description="released: given back without blame. lost: its worker was."),
+    ]
+    started_at: Time | None
+    ended_at: Annotated[Time | None, Field(description="None while it runs.")]
+    error: Annotated[str | None, Field(description="Why it failed, for the task's owner.")]
+    cpu_seconds: Annotated[float | None, Field(description="Where it was measured.")]
+    peak_memory: Annotated[int | None, Field(description="Bytes, where it was measured.")]
+
+
+class ExecutionForAdmin(Execution):
+    """One attempt at a task, with what only operators see."""
+
+    node: Annotated[str | None, Field(description="The server it ran on; null once its worker's record is gone.")]
+    error_detail: Annotated[str | None, Field(description="The traceback.")]
+
+
+class ExecutionPage(Model):
+    """One page of a task's attempts, the latest first."""
+
+    list: list[Execution | ExecutionForAdmin]
+    offset: Annotated[int, Field(description="Attempts before this page.")]
+    pageSize: Annotated[int, Field(description="The most attempts a page holds: the limit.")]
+    totalSize: Annotated[int, Field(description="Attempts on all pages.")]
+
+
+class Worker(Model):
+    """A worker process."""
+
+    id: Annotated[str, Field(description="nickname:UUID, or the bare UUID.")]
+    node: Annotated[str, Field(description="Its server.")]
+    types: Annotated[list[str], Field(description="The task types it takes.")]
+    concurrency: Annotated[int, Field(description="Tasks it runs at once.")]
+    only_targeted: Annotated[bool, Field(description="Does it take only tasks that name its node?")]
+    schedules: Annotated[bool, Field(description="Does it see to the fleet's housekeeping?")]
+    version: str
+    started_at: Time
+    renewed_at: Annotated[Time, Field(description="Its last sign of life.")]
+    status: Annotated[
+        Literal["live", "paused", "draining", "lost"], Field(description="lost: no sign of life for a lease.")
+    ]
+    orders: Annotated[Literal["work", "pause", "drain"], Field(description="What it was told to do.")]
+    running: Annotated[int, Field(description="Tasks it holds.")]
 
 
 class TaskPage(Model):
@@ -175,19 +255,28 @@ Names = Annotated[list[Text], BeforeValidator(_names)]
 _SORT = rf"^({'|'.join(SORTABLE)})(:asc|:desc)?$"
 
 
-class ListTasks(Model):
-    """The parameters of a list of tasks."""
+class Paging(Model):
+    """The parameters of any list."""
 
     # Parameters are texts: here "5" is a number.
     model_config = ConfigDict(strict=False)
+
+    offset: Annotated[int, Field(ge=0, le=MAX_BIGINT, description="Rows to pass over.")] = 0
+    limit: Annotated[int, Field(ge=1, le=500, description="Rows a page.")] = 50
+
+
+class ListTasks(Paging):
+    """The parameters of a list of tasks."""
 
     status: Annotated[
         Annotated[list[Status], BeforeValidator(_names)],
         Field(description=f"Only these: {', '.join(STATUSES)}. Repeated or comma-separated."),
     ] = []
     type: Annotated[Names, Field(description="Only these types. Repeated or comma-separated.")] = []
-    offset: Annotated[int, Field(ge=0, le=MAX_BIGINT, description="Rows to pass over.")] = 0
-    limit: Annotated[int, Field(ge=1, le=500, description="Rows a page.")] = 50
+    parent: Annotated[
+        int | None,
+        Field(ge=-MAX_BIGINT - 1, le=MAX_BIGINT, description="Only the parts of this task made for all nodes."),
+    ] = None
     sortBy: Annotated[
         str,
         Field(pattern=_SORT, description="field, field:asc (the same) or field:desc.", examples=["created_at:desc"]),
@@ -211,49 +300,3 @@ class Configure(Model):
     retryDelay: Annotated[
         float | None, Field(ge=0, le=MAX_RETRY_DELAY, description="Seconds before the first retry.")
     ] = None
-
-
-def time(value: datetime | None) -> str | None:
-    """A time of the database, as responses show it: UTC, with offset."""
-    return None if value is None else value.astimezone(UTC).isoformat()
-
-
-def task(row: dict[str, Any], *, for_admin: bool) -> Task:
-    """The response for one row of :func:`pgfleet.tasks.get`."""
-    own, default = row["retry_delay"], row["type_retry_delay"]
-    delay: timedelta | None = default if own is None else own
-    retries = row["type_max_retries"] if row["max_retries"] is None else row["max_retries"]
-    values = {
-        **{name: row[name] for name in Task.model_fields if name in row},
-        "created_at": time(row["created_at"]),
-        "updated_on": time(row["updated_on"]),
-        "run_at": time(row["run_at"]),
-        "started_at": time(row["started_at"]),
-        "max_retries": retries or 0,
-        "retry_delay": 10.0 if delay is None else delay.total_seconds(),  # its type is gone: what fail_task takes
-        "result": parsed(row["result"]),
-    }
-    if for_admin:
-        return TaskForAdmin.model_construct(**values, error_detail=row["error_detail"])
-    return Task.model_construct(**values)
-
-
-def parsed(text: str | None) -> Any:
-    """A stored result: what its JSON says, or the text itself where it is none."""
-    if text is None:
-        return None
-    try:
-        return json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def file(row: dict[str, Any]) -> File:
-    """The response for one row of :func:`pgfleet.exports.of_owner`."""
-    created_at = row["created_at"].astimezone(UTC).replace(tzinfo=None).isoformat()
-    values = {**{name: row[name] for name in File.model_fields}, "created_at": created_at}
-    return File.model_construct(**values)

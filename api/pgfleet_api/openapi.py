@@ -136,7 +136,8 @@ def _operation(endpoint: str, path: str, operation: Mapping[str, Any]) -> dict[s
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:
-    schemas: dict[str, Any] = {"id": {"type": "integer", "format": "int64"}}
+    number = {"type": "integer", "format": "int64"}
+    schemas: dict[str, Any] = {"id": number if path.startswith("/v1/tasks/") else {"type": "string"}}
     return [
         {"name": name, "in": "path", "required": True, "schema": schemas.get(name, {"type": "string"})}
         for name in re.findall(r"{(\w+)}", path)
@@ -183,9 +184,14 @@ def _schemas() -> dict[str, Any]:
     requests: list[type[BaseModel]] = [models.NewTask]
     responses: list[type[BaseModel]] = [
         models.TaskCreated,
+        models.CancelRequested,
         models.Task,
         models.TaskForAdmin,
         models.TaskPage,
+        models.Execution,
+        models.ExecutionForAdmin,
+        models.ExecutionPage,
+        models.Worker,
         models.File,
         models.Message,
         models.Error,

@@ -1,4 +1,4 @@
-"""``/v1/tasks``: create, read, list, retry, cancel; for admins configure and resume."""
+"""``/v1/tasks``: create, read, list, executions, retry, cancel; for admins configure and resume."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 from pgfleet import db, tasks
 from pgfleet.errors import TaskNotFound
 from pgfleet.tokens import User
-from pgfleet_api import messages, models, payloads
+from pgfleet_api import messages, models, payloads, responses
 from pgfleet_api.auth import admin_only, authenticated
 from pgfleet_api.errors import Refused
 from pgfleet_api.openapi import documented
@@ -31,6 +31,8 @@ def create(user: User) -> Response:
     wanted = messages.body(models.NewTask)
     if wanted.run_at is not None and wanted.delay is not None:
         raise Refused(422, "run_at and delay exclude each other: give one of them.")
+    if wanted.node is not None and not user.is_admin:
+        raise Refused(403, "Only an admin may say on which node a task runs.")
     data = payloads.check(wanted.type, wanted.data, user)
     fleet = state()
     made = fleet.creator.create(
@@ -45,6 +47,8 @@ def create(user: User) -> Response:
             max_retries=wanted.max_retries,
             retry_delay=wanted.retry_delay,
             unique_key=wanted.unique_key,
+            timeout=wanted.timeout,
+            node=wanted.node,
         )
     )
     if made is None:
@@ -79,12 +83,13 @@ def find(user: User) -> Response:
             created_by=None if user.is_admin else user.id,
             status=wanted.status,
             type=wanted.type,
+            parent=wanted.parent,
             offset=wanted.offset,
             limit=wanted.limit,
             sort=sort,
             descending=direction == "desc",
         )
-    rows = [models.task(row, for_admin=user.is_admin) for row in page.rows]
+    rows = [responses.task(row, for_admin=user.is_admin) for row in page.rows]
     return messages.answer(
         models.TaskPage.model_construct(list=rows, offset=page.offset, pageSize=wanted.limit, totalSize=page.total)
     )
@@ -106,13 +111,40 @@ def retry(user: User, id: str) -> Response:
         return messages.answer(_row(conn, user, number))
 
 
+@blueprint.get("/<id>/executions")
+@documented(
+    "The attempts at a task, the latest first",
+    query=models.Paging,
+    answers={200: models.ExecutionPage},
+    errors=(400, 404),
+)
+@authenticated
+def executions(user: User, id: str) -> Response:
+    wanted = messages.query(models.Paging)
+    with state().connections.take() as conn:
+        number = _row(conn, user, messages.task_id(id)).id
+        page = tasks.executions(conn, number, offset=wanted.offset, limit=wanted.limit)
+    rows = [responses.execution(row, for_admin=user.is_admin) for row in page.rows]
+    return messages.answer(
+        models.ExecutionPage.model_construct(list=rows, offset=page.offset, pageSize=wanted.limit, totalSize=page.total)
+    )
+
+
 @blueprint.delete("/<id>")
-@documented("Call off a task that has not started", answers={204: None}, errors=(400, 404, 409))
+@documented(
+    "Call off a task",
+    "204: it had not started, and is cancelled. 202: it runs, its worker is told; poll it until its status says cancelled.",
+    answers={204: None, 202: models.CancelRequested},
+    errors=(400, 404, 409),
+)
 @authenticated
 def cancel(user: User, id: str) -> Response:
     with state().connections.take() as conn:
-        tasks.cancel(conn, _row(conn, user, messages.task_id(id)).id)
-    return Response(status=204)
+        number = _row(conn, user, messages.task_id(id)).id
+        if tasks.cancel(conn, number) == "cancelled":
+            return Response(status=204)
+    answer = models.CancelRequested.model_construct(message="Cancellation requested.", task_id=number)
+    return messages.answer(answer, 202, {"Location": f"/v1/tasks/{number}"})
 
 
 @blueprint.put("/<id>/config")
@@ -171,4 +203,4 @@ def _row(conn: db.Connection, user: User, id: int) -> models.Task:
     row = tasks.get(conn, id)
     if row["created_by"] != user.id and not user.is_admin:
         raise TaskNotFound(f"No task exists with ID: {id}")
-    return models.task(row, for_admin=user.is_admin)
+    return responses.task(row, for_admin=user.is_admin)

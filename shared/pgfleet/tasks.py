@@ -19,6 +19,8 @@ from pgfleet import db, sql
 from pgfleet.errors import TaskNotFound
 
 STATUSES = ("waiting", "fresh", "started", "success", "failure", "crashed", "cancelled")
+#: What may still run; the others have ended, until somebody retries or resumes them.
+UNFINISHED = ("waiting", "fresh", "started")
 SORTABLE = ("id", "type", "status", "priority", "created_at", "updated_on", "started_at", "run_at", "attempt")
 MAX_BIGINT = 9_223_372_036_854_775_807
 
@@ -194,18 +196,47 @@ def get(conn: db.Connection, id: int) -> dict[str, Any]:
     return row
 
 
+def states(conn: db.Connection, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """How these tasks stand, by id: status, attempt, progress; cheap, for whoever polls. Unknown ids are left out."""
+    with db.ours(), conn.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(sql.queries("tasks")["states"], {"ids": list(ids)}).fetchall()
+    return {row["id"]: row for row in rows}
+
+
+def unfinished(conn: db.Connection, types: Sequence[str], limit: int) -> list[int]:
+    """The ids of the tasks of these types that have not ended, at most ``limit``."""
+    return [row[0] for row in db.call(conn, sql.queries("tasks")["unfinished"], types=list(types), limit=limit)]
+
+
+def executions(conn: db.Connection, id: int, *, offset: int = 0, limit: int = 50) -> Page:
+    """One page of the attempts at a task, the latest first; empty for a task that never started, or doesn't exist.
+
+    ``status`` is the row's for the current attempt, else how the attempt ended: failure, released (given back without
+    blame), lost (its worker was), crashed or cancelled. ``node`` is None where the worker's own record is gone.
+    """
+    q, args = sql.queries("tasks"), {"id": id, "offset": offset, "limit": limit}
+    with db.ours(), conn.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(q["executions"], args).fetchall()
+    count = db.call(conn, q["count_executions"], id=id).fetchone()
+    return Page(rows, offset, count[0] if count else 0)
+
+
 def find(
     conn: db.Connection,
     *,
     created_by: int | None = None,
     status: Sequence[str] | None = None,
     type: Sequence[str] | None = None,
+    parent: int | None = None,
     offset: int = 0,
     limit: int = 50,
     sort: str = "id",
     descending: bool = True,
 ) -> Page:
-    """One page of the tasks that match all filters given; ``sort`` is one of :data:`SORTABLE`."""
+    """One page of the tasks that match all filters given; ``sort`` is one of :data:`SORTABLE`.
+
+    ``parent``: only the parts of the task that was made for all nodes.
+    """
     if sort not in SORTABLE:
         raise ValueError(f"can't sort by {sort!r}: expected one of {', '.join(SORTABLE)}")
     q = sql.queries("tasks")
@@ -213,6 +244,7 @@ def find(
         "created_by": created_by,
         "status": list(status) if status else None,
         "type": list(type) if type else None,
+        "parent": parent,
         "offset": offset,
         "limit": limit,
     }
@@ -242,17 +274,6 @@ def cancel(conn: db.Connection, id: int) -> str:
     row = db.call(conn, sql.queries("tasks")["cancel"], id=id).fetchone()
     assert row is not None  # noqa: S101 - a function always answers one row
     return str(row[0])
-
-
-def executions(conn: db.Connection, id: int) -> list[dict[str, Any]]:
-    """The task's attempts, the earliest first: attempt, worker, node, started_at, ended_at, status, error, error_detail,
-    cpu_seconds, peak_memory. Raises :class:`~pgfleet.errors.TaskNotFound`.
-    """
-    with db.ours(), conn.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(sql.queries("tasks")["executions"], {"id": id}).fetchall()
-    if not rows:
-        get(conn, id)
-    return rows
 
 
 def configure(

@@ -7,17 +7,29 @@ from typing import Any, Literal
 from psycopg.rows import dict_row
 
 from pgfleet import db, sql
+from pgfleet.errors import UnknownWorker
 
+STATUSES = ("live", "paused", "draining", "lost")
 Orders = Literal["work", "pause", "drain"]
 
 
-def list_workers(conn: db.Connection) -> list[dict[str, Any]]:
+def list_workers(conn: db.Connection, id: str | None = None) -> list[dict[str, Any]]:
     """Every worker that is alive or was lost within the last hour, the oldest first.
 
-    ``status`` is ``live`` or ``lost``, ``orders`` what it was told, ``sleeping`` whether it needs waking for a task.
+    ``id``: only the worker of that id, or of that UUID under whatever nickname. ``status`` is ``live``, ``paused``,
+    ``draining`` or ``lost``, ``orders`` what it was told, ``running`` how many tasks it holds, ``sleeping`` whether it
+    needs waking for one.
     """
     with db.ours(), conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(sql.queries("workers")["list"]).fetchall()
+        return cursor.execute(sql.queries("workers")["list"], {"id": id}).fetchall()
+
+
+def get(conn: db.Connection, id: str) -> dict[str, Any]:
+    """The row of :func:`list_workers` for that id or UUID. Raises :class:`~pgfleet.errors.UnknownWorker`."""
+    rows = list_workers(conn, id)
+    if not rows:
+        raise UnknownWorker(f"No worker exists with ID: {id}")
+    return rows[0]
 
 
 def order_worker(conn: db.Connection, worker: str, orders: Orders) -> None:

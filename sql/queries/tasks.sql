@@ -30,14 +30,19 @@ select create_tasks(%(type)s, %(data)s, %(created_by)s, %(priority)s, %(timeout)
 -- Where nobody sleeps, nobody is told. Runs in a transaction of its own: what a crash can lose of it is a hint.
 select s.sleepers, case when s.sleepers > 0 then notify_tasks(%(ids)s) end from fleet_sleepers() s(sleepers)
 -- name: get
-select t.*, y.max_retries as type_max_retries, y.retry_delay as type_retry_delay
+select t.*, y.max_retries as type_max_retries, y.retry_delay as type_retry_delay, y.timeout as type_timeout,
+       case when t.status = 'started' and t.eta is not null
+            then greatest(0, extract(epoch from t.eta - now()))::double precision end as seconds_left
 from tasks t left join task_types y on y.name = t.type where t.id = %(id)s
 -- name: list
-select t.*, y.max_retries as type_max_retries, y.retry_delay as type_retry_delay
+select t.*, y.max_retries as type_max_retries, y.retry_delay as type_retry_delay, y.timeout as type_timeout,
+       case when t.status = 'started' and t.eta is not null
+            then greatest(0, extract(epoch from t.eta - now()))::double precision end as seconds_left
 from tasks t left join task_types y on y.name = t.type
 where (%(created_by)s::bigint is null or (t.created_by = %(created_by)s and (t.created_by > 0 or %(created_by)s <= 0)))
   and (%(status)s::text[] is null or t.status = any (%(status)s))
   and (%(type)s::text[] is null or t.type = any (%(type)s))
+  and (%(parent)s::bigint is null or t.parent = %(parent)s)
 order by {sort} {direction} nulls last, t.id {direction}
 offset %(offset)s limit %(limit)s
 -- name: count
@@ -45,6 +50,20 @@ select count(*) from tasks t
 where (%(created_by)s::bigint is null or (t.created_by = %(created_by)s and (t.created_by > 0 or %(created_by)s <= 0)))
   and (%(status)s::text[] is null or t.status = any (%(status)s))
   and (%(type)s::text[] is null or t.type = any (%(type)s))
+  and (%(parent)s::bigint is null or t.parent = %(parent)s)
+-- name: states
+select t.id, t.type, t.status, t.worker, t.attempt, t.failure_count, t.run_at, t.progress, t.current_step,
+       case when t.status = 'started' and t.eta is not null
+            then greatest(0, extract(epoch from t.eta - now()))::double precision end as seconds_left,
+       case when t.status <> 'started' then t.error end as error
+from tasks t where t.id = any (%(ids)s) order by t.id
+-- name: unfinished
+-- One branch for each of the indexes, so that finished tasks are never read.
+(select id from tasks where status = 'fresh' and node is null and type = any (%(types)s)
+ union all select id from tasks where status = 'fresh' and node is not null and type = any (%(types)s)
+ union all select id from tasks where status = 'started' and type = any (%(types)s)
+ union all select id from tasks where status = 'waiting' and type = any (%(types)s))
+order by id limit %(limit)s
 -- name: retry
 select retry_task(%(id)s, %(reset_failure_count)s)
 -- name: resume
@@ -54,7 +73,7 @@ select cancel_task(%(id)s)
 -- name: configure
 select configure_task(%(id)s, %(max_retries)s, %(retry_delay)s)
 -- name: executions
--- Every attempt, the earliest first: those that another followed, then the one in the row. A task that is ready, or was
+-- Every attempt, the latest first: the one in the row, then those that another followed. A task that is ready, or was
 -- cancelled between attempts, has no worker, and its last attempt is in the history. While an attempt runs, its row
 -- still tells the error of the one before.
 select e.attempt, e.worker, h.node, e.started_at, e.ended_at, e.status, e.error, e.error_detail, e.cpu_seconds, e.peak_memory
@@ -67,6 +86,9 @@ from (
            t.cpu_seconds, t.peak_memory
     from tasks t where t.id = %(id)s and t.attempt > 0 and t.worker is not null) e
 left join worker_history h on h.id = e.worker
-order by e.attempt
+order by e.attempt desc offset %(offset)s limit %(limit)s
+-- name: count_executions
+select (select count(*) from task_attempts a where a.task_id = %(id)s)
+     + (select count(*) from tasks t where t.id = %(id)s and t.worker is not null and t.attempt > 0)
 -- name: types
 select name, description, for_readers, max_retries, retry_delay, timeout from task_types order by name

@@ -9,8 +9,6 @@ select register_type(%(name)s, %(description)s, %(for_readers)s, %(max_retries)s
 select name, extract(epoch from timeout)::double precision from task_types where name = any (%(types)s)
 -- name: renew
 select place, alive from renew_worker(%(worker)s)
--- name: order
-select order_worker(%(worker)s, %(orders)s)
 -- name: deregister
 select deregister_worker(%(worker)s)
 -- name: abandon
@@ -55,7 +53,15 @@ select fleet_is_quiet()
 -- name: listen
 listen task_created; listen worker_orders
 -- name: list
-select id, node, types, concurrency, version, started_at, renewed_at, lease_expires_at, sleeping, lost_at,
-       orders, only_targeted, schedules,
-       case when lost_at is not null or lease_expires_at < now() then 'lost' else 'live' end as status
-from workers order by started_at, id
+-- `running` counts by the index of started tasks, one look a worker.
+select w.id, w.node, w.types, w.concurrency, w.only_targeted, w.schedules, w.version, w.started_at, w.renewed_at,
+       w.lease_expires_at, w.sleeping, w.lost_at, w.orders,
+       case when w.lost_at is not null or w.lease_expires_at < now() then 'lost'
+            when w.orders = 'pause' then 'paused' when w.orders = 'drain' then 'draining' else 'live' end as status,
+       r.running
+from workers w cross join lateral (
+    select count(*) as running from tasks t where t.worker = w.id and t.status = 'started') r
+where %(id)s::text is null or w.id = %(id)s or split_part(w.id, ':', 2) = %(id)s
+order by w.started_at, w.id
+-- name: order
+select order_worker(%(worker)s, %(orders)s)

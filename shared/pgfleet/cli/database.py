@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import click
 
 from pgfleet import db, migrate
 from pgfleet import settings as settings_module
+from pgfleet.errors import DatabaseAway
+
+max_wait_option = click.option(
+    "--max-wait", type=click.FloatRange(0, 1e9), metavar="SECONDS", help="Wait so long at most, then fail."
+)
 
 
 @contextmanager
@@ -19,3 +27,38 @@ def connection(command: str) -> Iterator[db.Connection]:
     with db.connect(settings, f"pgfleet {command}") as conn:
         migrate.require_current(conn, settings)
         yield conn
+
+
+def poll(command: str, look: Callable[[db.Connection], bool], *, pause: float, max_wait: float | None) -> bool:
+    """Call ``look`` every ``pause`` seconds until it answers True; False after ``max_wait`` seconds (None: never).
+
+    An outage of the database is waited out, except at the start. Raises as :func:`connection` does.
+    """
+    deadline = None if max_wait is None else time.monotonic() + max_wait
+    looked, away = False, False
+    while True:
+        try:
+            with connection(command) as conn:
+                while True:
+                    if look(conn):
+                        return True
+                    looked, away = True, False
+                    if not _slept(pause, deadline):
+                        return False
+        except DatabaseAway:
+            if not looked:
+                raise
+            if not away:
+                click.echo("The database is away; waiting for it.", err=True)
+            away = True
+            if not _slept(pause, deadline):
+                return False
+
+
+def _slept(pause: float, deadline: float | None) -> bool:
+    """Sleep until the next look; False where the deadline has passed already."""
+    left = pause if deadline is None else deadline - time.monotonic()
+    if left <= 0:
+        return False
+    time.sleep(min(pause, left))
+    return True

@@ -13,6 +13,8 @@ from pgfleet.errors import PgfleetError
 #: The next command, where the error itself names none.
 HINTS: dict[type[PgfleetError], str] = {
     errors.TaskNotFound: "See which exist: pgfleet tasks list.",
+    errors.UnknownType: "See which are known: pgfleet types list.",
+    errors.UnknownWorker: "See who is at work: pgfleet workers list.",
     errors.WrongState: "Look at the task: pgfleet tasks show ID.",
 }
 
