@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from pgfleet.settings import Settings
 from tests.support.cli import Run, answered
 from tests.support.database import environment
-from tests.support.fleet import WORKER, put, register
+from tests.support.fleet import WORKER, claim, put, register, task
 
 
 def test_a_task_is_created_shown_cancelled_and_retried(run: Run, database: Any) -> None:
@@ -131,3 +132,60 @@ def test_an_unknown_type_is_refused_and_the_known_ones_are_named(run: Run) -> No
     result = run("tasks", "create", "nonesuch", "--user", "1")
     assert result.exit_code == 1
     assert 'Error: Unknown task type "nonesuch".\n  Known types: csv_export.' in result.stderr
+
+
+def test_show_tells_of_every_attempt(run: Run, database: Any) -> None:
+    conn = database.connect()
+    register(conn)
+    id = put(conn, "failure")
+    assert run("tasks", "retry", str(id)).exit_code == 0
+    assert claim(conn) == [id]
+    row = answered(run("tasks", "show", str(id), "--json"))
+    assert [(one["attempt"], one["status"], one["node"]) for one in row["executions"]] == [
+        (2, "started", "node"), (1, "failure", "node")
+    ]  # fmt: skip
+    lines = run("tasks", "show", str(id)).stdout.splitlines()
+    head, second, first = lines[lines.index("") + 1 :]
+    assert head.startswith("attempt\tstatus\tworker\tnode\tstarted_at\tended_at")
+    assert second.startswith(f"2\tstarted\t{WORKER}\tnode\t")
+    assert (first.startswith(f"1\tfailure\t{WORKER}\tnode\t"), first.endswith("\tbroke")) == (True, True)
+
+
+def test_a_task_can_name_its_node_and_its_timeout(run: Run, database: Any) -> None:
+    register(database.connect())
+    id = run("tasks", "create", "job", "--user", "1", "--node", "server-7", "--timeout", "1.5").stdout.strip()
+    row = answered(run("tasks", "show", id, "--json"))
+    assert (row["node"], row["timeout"]) == ("server-7", 1.5)
+
+
+def test_a_crashed_task_is_resumed_from_its_checkpoint(run: Run, database: Any) -> None:
+    conn = database.connect()
+    register(conn)
+    id, fresh = put(conn, "crashed"), put(conn, "fresh")
+    conn.execute("update tasks set checkpoint = '7' where id = %s", [id])
+    assert answered(run("tasks", "resume", str(id), "--json")) == [{"task_id": id, "status": "fresh"}]
+    assert (task(conn, id)["status"], task(conn, id)["checkpoint"]) == ("fresh", "7")
+    refused = run("tasks", "resume", str(fresh))
+    assert (refused.exit_code, f"Task {fresh} can't be resumed" in refused.stderr) == (1, True)
+
+
+def test_json_tells_of_each_task_what_became_of_it(run: Run, database: Any) -> None:
+    conn = database.connect()
+    register(conn)
+    fresh, started, done = put(conn, "fresh"), put(conn, "started"), put(conn, "success")
+    result = run("tasks", "cancel", str(fresh), str(started), str(done), "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == [
+        {"task_id": fresh, "status": "cancelled"},
+        {"task_id": started, "status": "started"},
+        {"task_id": done, "error": f"Task {done} can't be cancelled: it is success."},
+    ]
+
+
+def test_the_parts_of_a_task_are_listed(run: Run, database: Any) -> None:
+    conn = database.connect()
+    register(conn)
+    whole, part = put(conn, "fresh"), put(conn, "fresh")
+    conn.execute("update tasks set parent = %s where id = %s", [whole, part])
+    page = answered(run("tasks", "list", "--parent", str(whole), "--json"))
+    assert ([row["id"] for row in page["list"]], page["totalSize"]) == ([part], 1)

@@ -23,7 +23,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, em
     lines = [[_cell(row[name]) for name in columns] for row in rows]
     if not sys.stdout.isatty():
         for line in [list(columns), *lines]:
-            click.echo("\t".join(_one_line(cell) for cell in line))
+            print_line(line)
         return
     if not lines:
         click.echo(empty)
@@ -38,6 +38,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, em
     for line in lines:
         table.add_row(*(Text(cell) for cell in line))  # Text: a task's own brackets are no markup
     Console().print(table)
+
+
+def print_line(values: Iterable[Any]) -> None:
+    """Print one row's values on a line, separated by tabs; those in the values themselves are escaped."""
+    click.echo("\t".join(_one_line(_cell(value)) for value in values))
 
 
 def print_fields(row: Mapping[str, Any]) -> None:

@@ -1,22 +1,29 @@
-"""``pgfleet tasks …``: look at tasks, create them, retry them, call them off."""
+"""``pgfleet tasks …``: look at tasks, create them, follow them, call them off, retry them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import click
 
 from pgfleet import db
 from pgfleet import tasks as tasks_module
-from pgfleet.cli.database import connection
+from pgfleet.cli import follow
+from pgfleet.cli.database import connection, max_wait_option
+from pgfleet.cli.each import each
 from pgfleet.cli.failure import Failure
 from pgfleet.cli.output import json_option, print_fields, print_json, print_table
 from pgfleet.cli.purge import purge
-from pgfleet.errors import PgfleetError
+from pgfleet.errors import TaskNotFound
 
 COLUMNS = ("id", "type", "status", "worker", "priority", "attempt", "created_by", "created_at", "updated_on", "error")
+ATTEMPT_COLUMNS = (
+    "attempt", "status", "worker", "node", "started_at", "ended_at", "cpu_seconds", "peak_memory", "error"
+)  # fmt: skip
+#: Attempts that `show` prints, and tasks that `watch` follows, at most.
+MOST_ATTEMPTS, MOST_WATCHED = 100, 10_000
 ID = click.IntRange(1, tasks_module.MAX_BIGINT)
 SECONDS = click.FloatRange(0, 1e9)
 
@@ -39,7 +46,7 @@ def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> da
 
 @click.group()
 def tasks() -> None:
-    """Tasks: list, show, create, retry, cancel."""
+    """Tasks: list, show, create, watch, cancel, retry, resume, purge."""
 
 
 tasks.add_command(purge)
@@ -49,6 +56,7 @@ tasks.add_command(purge)
 @click.option("--status", type=click.Choice(tasks_module.STATUSES), multiple=True, help="Only these; repeatable.")
 @click.option("--type", "type_", multiple=True, help="Only these types; repeatable.")
 @click.option("--created-by", type=int, help="Only this user's.")
+@click.option("--parent", type=ID, help="Only the parts of this task, which was made for all nodes.")
 @click.option("--offset", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @click.option("--sort", callback=_sort, default="id:desc", show_default=True, metavar="FIELD[:asc|:desc]")
@@ -57,6 +65,7 @@ def list_(
     status: Sequence[str],
     type_: Sequence[str],
     created_by: int | None,
+    parent: int | None,
     offset: int,
     limit: int,
     sort: tuple[str, bool],
@@ -70,6 +79,7 @@ def list_(
             created_by=created_by,
             status=status,
             type=type_,
+            parent=parent,
             offset=offset,
             limit=limit,
             sort=field,
@@ -88,13 +98,19 @@ def list_(
 @click.argument("id", type=ID)
 @json_option
 def show(id: int, as_json: bool) -> None:
-    """Show all of one task."""
+    """Show all of one task, and its attempts, the latest first."""
     with connection("tasks show") as conn:
         row = tasks_module.get(conn, id)
+        history = tasks_module.executions(conn, id, limit=MOST_ATTEMPTS)
     if as_json:
-        print_json(row)
-    else:
-        print_fields(row)
+        print_json({**row, "executions": history.rows})
+        return
+    print_fields(row)
+    if history.rows:
+        click.echo()
+        print_table(ATTEMPT_COLUMNS, history.rows, empty="")
+        if history.total > len(history.rows):
+            click.echo(f"The last {len(history.rows)} of {history.total} attempts.", err=True)
 
 
 @tasks.command()
@@ -109,6 +125,10 @@ def show(id: int, as_json: bool) -> None:
 @click.option("--max-retries", type=click.IntRange(0, 1000), help="Default: its type's.")
 @click.option("--retry-delay", type=SECONDS, help="Seconds before the first retry; default: its type's.")
 @click.option("--unique-key", help="Answer the unfinished task of this type and key where there is one.")
+@click.option(
+    "--timeout", type=click.FloatRange(0.001, 31_536_000), help="Seconds an attempt may take; default: its type's."
+)
+@click.option("--node", help="Only this server's workers take it.")
 @json_option
 def create(
     type: str,
@@ -120,6 +140,8 @@ def create(
     max_retries: int | None,
     retry_delay: float | None,
     unique_key: str | None,
+    timeout: float | None,
+    node: str | None,
     as_json: bool,
 ) -> None:
     """Create a task of TYPE with DATA (any text, JSON by habit; "-" reads it from stdin) and print its id."""
@@ -139,6 +161,8 @@ def create(
             max_retries=max_retries,
             retry_delay=_duration(retry_delay),
             unique_key=unique_key,
+            timeout=_duration(timeout),
+            node=node,
         )
     if as_json:
         print_json({"task_id": id})
@@ -149,38 +173,80 @@ def create(
 @tasks.command()
 @click.argument("ids", type=ID, nargs=-1, required=True)
 @click.option("--reset-failure-count", is_flag=True, help="Give it its automatic retries anew.")
-def retry(ids: Sequence[int], reset_failure_count: bool) -> None:
-    """Make tasks ready again that are failure, crashed or cancelled."""
+@json_option
+def retry(ids: Sequence[int], reset_failure_count: bool, as_json: bool) -> None:
+    """Make tasks ready again, from their beginning, that are failure, crashed or cancelled."""
 
-    def again(conn: db.Connection, id: int) -> None:
+    def again(conn: db.Connection, id: int) -> str:
         tasks_module.retry(conn, id, reset_failure_count=reset_failure_count)
+        return "fresh"
 
-    _each(ids, "retry", "is fresh again", again)
+    each(ids, "retry", again, {"fresh": "is fresh again"}, quiet=as_json).end(as_json)
 
 
 @tasks.command()
 @click.argument("ids", type=ID, nargs=-1, required=True)
-def cancel(ids: Sequence[int]) -> None:
-    """Call off tasks that have not started."""
-    _each(ids, "cancel", "is cancelled", tasks_module.cancel)
+@json_option
+def resume(ids: Sequence[int], as_json: bool) -> None:
+    """Make crashed tasks ready again, to go on from their checkpoints; their crashes are forgiven."""
+
+    def again(conn: db.Connection, id: int) -> str:
+        tasks_module.resume(conn, id)
+        return "fresh"
+
+    each(ids, "resume", again, {"fresh": "is fresh again"}, quiet=as_json).end(as_json)
 
 
-def _each(ids: Sequence[int], verb: str, done: str, act: Callable[[db.Connection, int], object]) -> None:
-    """Act on every id, telling of each; one that is refused doesn't stop the others, but the command has failed."""
-    refused = 0
-    with connection(f"tasks {verb}") as conn:
-        for id in ids:
-            try:
-                act(conn, id)
-            except PgfleetError as error:
-                if len(ids) == 1 or conn.broken:
-                    raise
-                Failure.of(error).show()
-                refused += 1
-            else:
-                click.echo(f"Task {id} {done}.")
-    if refused:
-        raise Failure(f"{refused} of {len(ids)} tasks were refused.")
+@tasks.command()
+@click.argument("ids", type=ID, nargs=-1, required=True)
+@click.option("--wait", is_flag=True, help="Wait until those that run have stopped.")
+@max_wait_option
+@json_option
+def cancel(ids: Sequence[int], wait: bool, max_wait: float | None, as_json: bool) -> None:
+    """Call off tasks: at once where they have not started; else their workers are told to stop them."""
+    said = {"cancelled": "is cancelled", "started": "is running: its worker is told to stop it"}
+    done = each(ids, "cancel", tasks_module.cancel, said, quiet=as_json)
+    running = [id for id, status in done.status.items() if status == "started"]
+    if not running or not (wait or max_wait is not None):
+        if running and not as_json:
+            click.echo(f"Wait for their end: pgfleet tasks watch {' '.join(map(str, running))}", err=True)
+        done.end(as_json)
+        return
+    rows = follow.until_ended(running, max_wait=max_wait, quiet=True)
+    for id in running:
+        done.status[id] = rows[id]["status"] if id in rows else "gone"
+        if not as_json:
+            click.echo(f"Task {id} is {done.status[id]}.")
+    done.end(as_json)
+    follow.require(running, rows, "cancelled")
+
+
+@tasks.command()
+@click.argument("ids", type=ID, nargs=-1)
+@click.option("--type", "type_", multiple=True, help="All unfinished tasks of this type; repeatable.")
+@max_wait_option
+@json_option
+def watch(ids: Sequence[int], type_: Sequence[str], max_wait: float | None, as_json: bool) -> None:
+    """Follow tasks until all have ended. Exit code 0 only if all of them succeeded. JSON comes at the end."""
+    if bool(ids) == bool(type_):
+        raise click.UsageError("Say which tasks: their IDs, or --type.")
+    ids = list(dict.fromkeys(ids))
+    with connection("tasks watch") as conn:
+        if type_:
+            ids = tasks_module.unfinished(conn, type_, MOST_WATCHED + 1)
+        elif missing := sorted(set(ids) - tasks_module.states(conn, ids).keys()):
+            raise TaskNotFound(f"No task exists with ID: {', '.join(map(str, missing))}")
+    if len(ids) > MOST_WATCHED:
+        raise Failure(
+            f"More than {MOST_WATCHED} tasks are too many to follow.",
+            hint="Count what is left: pgfleet tasks list --status fresh --status started --limit 1.",
+        )
+    if not ids:
+        click.echo(f"No task of type {', '.join(type_)} is unfinished.", err=True)
+    rows = follow.until_ended(ids, max_wait=max_wait, quiet=as_json) if ids else {}
+    if as_json:
+        print_json(list(rows.values()))
+    follow.require(ids, rows, "success")
 
 
 def _duration(seconds: float | None) -> timedelta | None:
