@@ -6,6 +6,9 @@
 -- the planner expects one book and aggregates the notes anew for each: called off after 120 s; without them, 0.9 s.
 SELECT set_config('client_encoding', 'UTF8', true), set_config('enable_nestloop', 'off', true)
 
+-- name: count
+SELECT count(*) FROM books WHERE owner_id = %(owner_id)s
+
 -- name: copy
 -- One reader's library as CSV, in one statement and therefore of one moment. {owner_id} is put in by the client
 -- (a literal integer): COPY takes no parameters.

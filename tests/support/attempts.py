@@ -239,3 +239,23 @@ def eats(task: Task) -> int:
     while time.process_time() < end:
         pass
     return len(held)
+
+
+def _burst(task: Task) -> None:
+    for n in range(50):
+        task.progress(n, 100, "quick")
+    task.progress(50, 100, "half")
+    while not Path(task.data["gate"]).exists():
+        time.sleep(0.005)
+
+
+@handler("bursts")
+def bursts(task: Task) -> None:
+    """Reports in a burst, then says nothing more until its gate opens."""
+    _burst(task)
+
+
+@handler("bursts_process", isolation="process")
+def bursts_process(task: Task) -> None:
+    """:func:`bursts`, in a process."""
+    _burst(task)

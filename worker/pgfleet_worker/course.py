@@ -28,15 +28,15 @@ class Course:
     what comes after its first report.
     """
 
-    __slots__ = ("_base", "fraction", "moment", "sent", "step")
+    __slots__ = ("_base", "_last_is_sent", "_sent", "fraction", "moment", "step")
 
     def __init__(self, began: float | None) -> None:
         self._base: tuple[float, float] | None = None if began is None else (began, 0.0)
         self.fraction = 0.0
         self.step: str | None = None
         self.moment = 0.0
-        #: When the last report was sent; 0: none yet.
-        self.sent = 0.0
+        self._sent = 0.0
+        self._last_is_sent = False
 
     def note(self, done: float, total: float, step: str | None) -> None:
         """``done`` of ``total``. Raises ``ValueError`` for what is no number."""
@@ -49,7 +49,17 @@ class Course:
     @property
     def due(self) -> float:
         """When to send it (of ``time.perf_counter``): the last report at once."""
-        return 0.0 if self.fraction >= 1.0 else self.sent + PAUSE
+        return 0.0 if self.is_last else self._sent + PAUSE
+
+    @property
+    def is_last(self) -> bool:
+        """Is all done, for the first time?"""
+        return self.fraction >= 1.0 and not self._last_is_sent
+
+    def mark_sent(self) -> None:
+        """It is being sent."""
+        self._sent = time.perf_counter()
+        self._last_is_sent = self.fraction >= 1.0
 
     @property
     def time_left(self) -> float | None:

@@ -71,7 +71,7 @@ class Reporter:
         if course is None:
             course = task.course = Course(None if task.resumed else task.began)
         course.note(done, total, step)
-        if task not in self._reports or course.fraction >= 1.0:
+        if task not in self._reports or course.is_last:
             with self._changed:
                 self._reports[task] = None
                 self._wake()
@@ -148,7 +148,7 @@ class Reporter:
         course = task.course
         if course is None or task.cancelled or not self._is_running(task):
             return
-        course.sent = time.perf_counter()
+        course.mark_sent()
         left = course.time_left
         self._send(
             "progress",

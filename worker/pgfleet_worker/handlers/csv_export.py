@@ -16,7 +16,7 @@ from psycopg import errors as pg
 from psycopg.sql import SQL, Literal
 
 from pgfleet import sql, volume
-from pgfleet.errors import PgfleetError
+from pgfleet.errors import DatabaseAway, PgfleetError
 from pgfleet.tasks import MAX_BIGINT
 from pgfleet_worker.handler import GiveUp, handler
 from pgfleet_worker.outcome import Export
@@ -49,12 +49,12 @@ def write_export(
     volume_dir: Path,
     task_id: int,
     attempt: int,
-    on_bytes: Callable[[int], None] | None = None,
+    on_rows: Callable[[int], None] | None = None,
 ) -> ExportFile:
     """Write the books of ``owner_id`` to ``volume_dir`` and return what was written, durable and under its final name.
 
     The books are those of one moment: a single statement, in a transaction of its own where ``conn`` has none open.
-    ``on_bytes`` is told the bytes written so far every 256 KiB or so, and may raise to call the export off.
+    ``on_rows`` is told the books written so far every 256 KiB or so, and may raise to call the export off.
     Memory does not grow with the library. After any error nothing is left on the volume. Raises
     :class:`LibraryMissing`, :class:`pgfleet.volume.VolumeError`, and :class:`psycopg.Error` for faults of the database.
     """
@@ -67,13 +67,13 @@ def write_export(
             cursor.execute(queries["settings"])
             try:
                 with cursor.copy(statement) as rows:
-                    for row in rows:
+                    for written, row in enumerate(rows):  # the first is the header
                         gathered += row
                         if len(gathered) >= CHUNK:
                             file.write(gathered)
                             gathered.clear()
-                            if on_bytes is not None:
-                                on_bytes(file.bytes)
+                            if on_rows is not None:
+                                on_rows(written)
             except psycopg.ProgrammingError as error:
                 if (error.sqlstate or "")[:2] != "42":  # syntax, names, types and rights
                     raise
@@ -104,9 +104,37 @@ def _library_missing(error: psycopg.Error) -> PgfleetError:
 )
 def csv_export(task: Task) -> Export:
     """Export the books of ``owner_id`` in the task's data; without one, those of its creator."""
+    owner = owner_of(task)
     with task.connect() as conn:
-        file = write_export(conn, owner_of(task), task.export_dir, task.id, task.attempt)
+        file = write_export(conn, owner, task.export_dir, task.id, task.attempt, Report(task, owner))
     return Export(file.filename, file.owner_id, file.rows, file.bytes, file.sha256)
+
+
+class Report:
+    """Tells the reader how far the export is; its call is ``on_rows`` of :func:`write_export`.
+
+    The books are counted once a part of the file is written, over a second connection: where no index leads to an owner's
+    books, counting them reads as much as exporting them, and most libraries are exported before anybody could ask.
+    """
+
+    def __init__(self, task: Task, owner_id: int) -> None:
+        self._task = task
+        self._owner_id = owner_id
+        self._total: int | None = None
+
+    def __call__(self, written: int) -> None:
+        if self._total is None:
+            self._total = self._count()
+        self._task.progress(min(written, self._total), self._total or 1, "Writing the books")
+
+    def _count(self) -> int:
+        """How many there will be, more or less; 0 where that can't be told."""
+        try:
+            with self._task.connect() as conn:
+                row = conn.execute(sql.queries("export_books")["count"], {"owner_id": self._owner_id}).fetchone()
+        except (psycopg.Error, DatabaseAway):  # the export needs no more connections than its own
+            return 0
+        return int(row[0]) if row else 0
 
 
 def owner_of(task: Task) -> int:
