@@ -42,6 +42,7 @@ class Soak:
         self.stage = Stage(folder)
         self.settings: dict[str, Any] = {
             "lease": options.lease, "heartbeat": options.lease / 4, "poll": 1.0, "grace": 3.0,
+            "cancel_grace": 1.0,
             "database_timeout": 3.0, "concurrency": 8,
         }  # fmt: skip
         self.ledger = Ledger()
@@ -50,8 +51,8 @@ class Soak:
         self.link = Proxy.before(self.stage.url)
         url = self.stage.url
         self.creators = [
-            Creator("straight", url, self.seed, self.ledger, options.rate / 2),
-            Creator("crooked", self.link.url(url), self.seed, self.ledger, options.rate / 2),
+            Creator("straight", url, self.seed, self.ledger, options.rate / 2, options.workers),
+            Creator("crooked", self.link.url(url), self.seed, self.ledger, options.rate / 2, options.workers),
         ]
         self.reader = Reader(url, self.seed, self.stage.export_dir)
         self.clients = [*self.creators, Operator(url, self.seed, self.ledger), self.reader]
@@ -111,6 +112,8 @@ class Soak:
             "settled twice": account.settled(facts),
             "wrong": account.right(facts),
             "history": account.history(facts),
+            "checkpoints": account.checkpoints(facts),
+            "placement": account.placement(facts),
             "torn": [*self.reader.torn, *account.files(facts, self.stage.export_dir)],
             "fleet": [*ends, *self.fleet.unasked, *account.fleet(facts)],
             "leftovers": [f"process {pid} is left" for pid in self.fleet.leftovers()],

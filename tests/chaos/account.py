@@ -16,6 +16,7 @@ from psycopg.rows import dict_row, namedtuple_row
 
 from pgfleet import volume
 from tests.chaos.files import torn
+from tests.chaos.handlers import LIMIT
 from tests.chaos.work import Ledger, keys_of
 
 Row = dict[str, Any]
@@ -30,7 +31,11 @@ ARROWS = {
     ("failure", "fresh"), ("crashed", "fresh"), ("cancelled", "fresh"),
 }  # fmt: skip
 #: How each kind of work ends where nobody cancels it and no crash limit is reached.
-ENDS = {"doomed": "failure", "poison": "crashed"}
+ENDS = {
+    "doomed": {"failure"}, "timed": {"failure"}, "stubborn": {"failure"}, "poison": {"crashed"},
+    "deaf": {"failure", "success"},  # done before its worker could see to its timeout: that is done
+    "steps": {"success", "failure"},  # one in 1000 has no luck
+}  # fmt: skip
 
 
 @dataclass
@@ -47,6 +52,8 @@ class Facts:
     began: Counter[tuple[int, int]] = field(default_factory=Counter)
     #: nonce -> (task, attempt, process) of every run that came to its end.
     done: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+    #: task -> (attempt, ``from`` or ``saved``, step), as they came.
+    steps: dict[int, list[tuple[int, str, int]]] = field(default_factory=lambda: defaultdict(list))
     #: worker's id -> the process that registered under it.
     process_of: dict[str, str] = field(default_factory=dict)
     postgres_kills: int = 0
@@ -67,11 +74,14 @@ class Facts:
         crashes = dict(conn.execute("select name, max_crashes from task_types").fetchall())
         facts = cls(tasks, audit, attempts, exports, workers, crashes, ledger)
         for line in handlers.read_text(encoding="ascii").splitlines():
-            what, task, attempt, process, nonce = line.split()
-            if what == "began":
-                facts.began[int(task), int(attempt)] += 1
-            else:
-                facts.done[nonce] = (int(task), int(attempt), process)
+            what, task, attempt, process, word = line.split()
+            match what:
+                case "began":
+                    facts.began[int(task), int(attempt)] += 1
+                case "done":
+                    facts.done[word] = (int(task), int(attempt), process)
+                case _:
+                    facts.steps[int(task)].append((int(attempt), what, int(word)))
         return facts
 
 
@@ -134,7 +144,7 @@ def right(facts: Facts) -> list[str]:
     kinds = facts.ledger.kinds
     for id, row in facts.tasks.items():
         kind = kinds.get(json.loads(row["data"])["key"], "?")
-        may = {ENDS.get(kind, "success")}
+        may = set(ENDS.get(kind, {"success"}))
         if id in facts.ledger.cancelled:
             may.add("cancelled")
         if row["crash_count"] > facts.max_crashes[row["type"]]:
@@ -177,6 +187,44 @@ def _how(before: Any, event: Any) -> str:
     if event.crash_count > before.crash_count:
         return "lost"
     return "failure" if event.failure_count > before.failure_count else "released"
+
+
+def checkpoints(facts: Facts) -> list[str]:
+    """No attempt began before a step that an earlier one had saved."""
+    wrong = []
+    for id, lines in facts.steps.items():
+        if id in facts.ledger.retried:  # that begins from nothing
+            continue
+        for attempt, what, first in lines:
+            saved = max((step for other, word, step in lines if word == "saved" and other < attempt), default=0)
+            if what == "from" and first < saved:
+                wrong.append(f"task {id}, attempt {attempt} began at step {first}; {saved} were saved")
+    return wrong
+
+
+def limits(facts: Facts) -> list[str]:
+    """Never more soak_limited tasks at once than its type allows, by the order in which the changes were made."""
+    running: set[int] = set()
+    most = 0
+    events = [event for of_task in facts.audit.values() for event in of_task if event.type == "soak_limited"]
+    for event in sorted(events, key=lambda event: event.at):
+        if event.new_status == "started":
+            running.add(event.task_id)
+        else:
+            running.discard(event.task_id)
+        most = max(most, len(running))
+    return [f"{most} limited tasks ran at once, and {LIMIT} may"] if most > LIMIT else []
+
+
+def placement(facts: Facts) -> list[str]:
+    """A task that names a node was only ever taken there."""
+    wrong = []
+    for id, row in facts.tasks.items():
+        if row["node"] is not None:
+            takers = {facts.process_of.get(e.new_worker, "?") for e in facts.audit[id] if e.new_status == "started"}
+            if any(f"node-{process.partition('-')[0]}" != row["node"] for process in takers):
+                wrong.append(f"task {id} is for {row['node']}, and was taken by {sorted(takers)}")
+    return wrong
 
 
 def files(facts: Facts, folder: Path) -> list[str]:

@@ -21,8 +21,9 @@ from tests.chaos.files import torn
 
 #: Kinds of work and how often each comes, of 1000.
 MIX = {
-    "noop": 340, "bulk": 20, "nap": 150, "nap_async": 80, "export": 90, "flaky": 90, "doomed": 30, "long": 20,
-    "delayed": 80, "unique": 80,
+    "noop": 340, "bulk": 20, "nap": 110, "nap_async": 60, "export": 90, "flaky": 80, "doomed": 20, "long": 6,
+    "heeding": 15, "timed": 8, "deaf": 3, "stubborn": 2, "child": 35, "limited": 30, "steps": 36, "delayed": 70, "unique": 60,
+    "targeted": 15,
 }  # fmt: skip
 #: Readers of the demo library, and one who has no books.
 READERS = (1, 2, 3)
@@ -85,10 +86,11 @@ class _Client(threading.Thread):
 class Creator(_Client):
     """Creates ``rate`` tasks a second, and writes down each before it asks for it and after it was answered."""
 
-    def __init__(self, name: str, url: str, seed: str, ledger: Ledger, rate: float) -> None:
+    def __init__(self, name: str, url: str, seed: str, ledger: Ledger, rate: float, nodes: int) -> None:
         super().__init__(name, url, seed)
         self._ledger = ledger
         self._rate = rate
+        self._nodes = nodes
         self._numbers = itertools.count(1)
 
     def work(self, conn: psycopg.Connection[Any]) -> None:
@@ -146,6 +148,18 @@ class Creator(_Client):
                 return "soak_nap_async", {"seconds": roll.uniform(0.005, 0.5)}, {}
             case "long":
                 return "soak_nap", {"seconds": roll.uniform(2, 8)}, {}
+            case "heeding":
+                return "soak_heeding", {"seconds": roll.uniform(1, 6)}, {}
+            case "limited":
+                return "soak_limited", {"seconds": roll.uniform(0.01, 0.1)}, {}
+            case "child":
+                return "soak_child", {"dies": roll.choice([0, 0, 0, 0, 1, 3])}, {}
+            case "steps":
+                return roll.choice(["soak_steps", "soak_steps_async", "soak_steps_child"]), {}, {}
+            case "targeted":
+                return "soak_nap", {"seconds": 0.05}, {"node": f"node-w{roll.randint(1, self._nodes)}"}
+            case "timed" | "deaf" | "stubborn" | "poison":
+                return f"soak_{kind}", {}, {}
             case "export":
                 reader = roll.choice(READERS)
                 return "csv_export", {"owner_id": reader}, {"created_by": reader}
@@ -157,8 +171,6 @@ class Creator(_Client):
                 return "soak_noop", {}, {"delay": timedelta(seconds=roll.uniform(0.1, 8))}
             case "unique":
                 return "soak_nap", {"seconds": 0.05}, {"unique_key": f"key {roll.randrange(UNIQUE_KEYS)}"}
-            case "poison":
-                return "soak_poison", {}, {}
             case _:
                 return "soak_noop", {}, {}
 
@@ -182,10 +194,17 @@ class Operator(_Client):
     def work(self, conn: psycopg.Connection[Any]) -> None:
         while not self.ending.wait(self.random.uniform(0.2, 0.6)):
             recent = self._ledger.recent[-60:]
-            if recent and self.random.random() < 0.8:
-                self._cancel(conn, self.random.choice(recent))
-            else:
-                self._retry(conn)
+            match self.random.choices(["recent", "started", "retry"], [4, 4, 3])[0]:
+                case "recent" if recent:
+                    self._cancel(conn, self.random.choice(recent))
+                case "started":
+                    rows = conn.execute(
+                        "select id from tasks where status = 'started' and type <> 'soak_poison'"
+                    ).fetchall()
+                    if rows:
+                        self._cancel(conn, self.random.choice(rows)[0])
+                case "retry":
+                    self._retry(conn)
 
     def _cancel(self, conn: psycopg.Connection[Any], id: int) -> None:
         self._ledger.cancelled.add(id)  # before it is asked for: the answer may be lost
