@@ -178,6 +178,37 @@ def create_many(
     return [row[0] for row in rows]
 
 
+def create_for_all_nodes(
+    conn: db.Connection,
+    type: str,
+    data: Any = None,
+    *,
+    created_by: int,
+    priority: int = 0,
+    max_retries: int | None = None,
+    retry_delay: timedelta | None = None,
+    timeout: timedelta | None = None,
+) -> int:
+    """Create one part for each node that has a live worker of ``type`` now; answers the id of their parent.
+
+    The parent ends with the last of its parts, and its result says what became of each. Raises
+    :class:`~pgfleet.errors.UnknownType` or, where no live worker serves the type, :class:`~pgfleet.errors.InvalidTask`.
+    """
+    row = db.call(
+        conn,
+        sql.queries("tasks")["create_for_all_nodes"],
+        type=type,
+        data=_text(data),
+        created_by=created_by,
+        priority=priority,
+        max_retries=max_retries,
+        retry_delay=retry_delay,
+        timeout=timeout,
+    ).fetchone()
+    assert row is not None  # noqa: S101 - a function always answers one row
+    return int(row[0])
+
+
 def notify(conn: db.Connection, ids: Sequence[int]) -> int:
     """Wake the sleeping workers for tasks that were inserted and committed; spared while none sleeps.
 
@@ -281,6 +312,34 @@ def configure(
 ) -> None:
     """Change a task's retry policy; None leaves a value as it is. Raises TaskNotFound, WrongState or InvalidTask."""
     db.call(conn, sql.queries("tasks")["configure"], id=id, max_retries=max_retries, retry_delay=retry_delay)
+
+
+def configure_type(
+    conn: db.Connection,
+    name: str,
+    *,
+    max_running: int | None = None,
+    timeout: timedelta | None = None,
+    max_retries: int | None = None,
+    retry_delay: timedelta | None = None,
+    max_retry_delay: timedelta | None = None,
+    max_crashes: int | None = None,
+) -> None:
+    """Change what holds for a type's tasks; None leaves a value as it is, ``max_running=0`` and a zero ``timeout`` mean none.
+
+    What runs already is counted. Raises :class:`~pgfleet.errors.UnknownType` or :class:`~pgfleet.errors.InvalidTask`.
+    """
+    db.call(
+        conn,
+        sql.queries("tasks")["configure_type"],
+        name=name,
+        max_running=max_running,
+        timeout=timeout,
+        max_retries=max_retries,
+        retry_delay=retry_delay,
+        max_retry_delay=max_retry_delay,
+        max_crashes=max_crashes,
+    )
 
 
 def types(conn: db.Connection) -> list[dict[str, Any]]:

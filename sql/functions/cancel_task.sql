@@ -22,5 +22,7 @@ begin
     perform pg_notify('worker_orders', task.worker);
     perform cancel_task(p.id) from tasks p
     where p.parent = task.id and p.status in ('waiting', 'fresh', 'started');
-    return (select case t.status when 'cancelled' then t.status else 'started' end from tasks t where t.id = task.id);
+    -- A parent none of whose parts runs ends with this commit (sum_up_parts).
+    return (select case when bool_and(p.status <> 'started') then 'cancelled' else 'started' end
+            from tasks p where p.parent = task.id);
 end $$;

@@ -7,6 +7,8 @@
 --   neither from the front: finds everything, and may be slow; the worker bounds how often (see worker/README.md).
 -- A task that names a node is for that node's workers, found by its id and from the front; lanes pass over it.
 --
+-- Types with a max_running: see room_under_limits. Types without one pay a look at an index that is nearly always empty.
+--
 -- First where to cut, then lock: locking each lane's first `quantity` rows and dropping most would hide them from
 -- other workers meanwhile. With one lane there is nothing to cut.
 -- The plans are pinned: every step is an index scan or a nested loop over the primary key, whatever the statistics say.
@@ -27,12 +29,21 @@ declare
     own_node text;
     orders text;
     only_targeted boolean;
+    any_limits boolean;
+    full_types text[];    -- nothing of these may be claimed now
+    limited_types text[];
+    rooms integer[];      -- how many of each of limited_types may
+    caps integer[];       -- the same for each of `types`; null: as many as there are
     chosen bigint[];
 begin
     -- deregister_worker waits for this lock: a claim on a connection that broke must not commit unseen after it. First the
     -- lock, then the look at the lease. (`for key share` on the row would write for every claim, even an empty one.)
-    perform pg_advisory_xact_lock_shared(7438, hashtext(claim_tasks.worker));
-    select w.node, w.orders, w.only_targeted into own_node, orders, only_targeted
+    -- configure_type waits for the other: a claim that saw no limit must not commit unseen after a type's first was set.
+    perform pg_advisory_xact_lock_shared(7438, hashtext(claim_tasks.worker)),
+            pg_advisory_xact_lock_shared(7439, 'tasks'::regclass::oid::integer);
+    select w.node, w.orders, w.only_targeted,
+           exists (select from task_types y where y.max_running is not null and y.name = any (types || lane_types))
+    into own_node, orders, only_targeted, any_limits
     from workers w where w.id = claim_tasks.worker and w.lost_at is null and w.lease_expires_at > now();
     if not found then
         raise exception 'Worker % holds no lease.', claim_tasks.worker using
@@ -42,7 +53,27 @@ begin
         return;
     end if;
 
-    if ids is not null then
+    if any_limits then
+        select * into full_types, limited_types, rooms
+        from room_under_limits(types, own_node, ids, lane_types, lane_priorities, lane_after);
+        types := array(select y from unnest(types) y where y <> all (full_types));
+        caps := array(select rooms[array_position(limited_types, y)] from unnest(types) y);
+    end if;
+
+    if ids is not null and caps is not null then
+        chosen := array(
+            select t.id from tasks t
+            where t.status is not distinct from 'fresh' and t.id = any (array(
+                select n.id from (
+                    select t.id, t.type, t.priority,
+                           row_number() over (partition by t.type order by t.priority desc, t.id) as nth
+                    from tasks t
+                    where t.id = any (ids) and t.status is not distinct from 'fresh' and t.type = any (types)
+                      and case when t.node is null then not only_targeted else t.node = own_node end) n
+                where n.nth <= coalesce(caps[array_position(types, n.type)], n.nth)
+                order by n.priority desc, n.id limit quantity))
+            for update skip locked);
+    elsif ids is not null then
         -- "is not distinct from" keeps the planner off tasks_fresh, which it would walk whole for each id while it
         -- knows nothing of a new backlog (2 million comparisons for 100 ids among 20,000).
         chosen := array(
@@ -52,7 +83,7 @@ begin
             order by t.priority desc, t.id limit quantity
             for update skip locked);
     elsif lane_types is null then
-        if cardinality(types) = 1 and not only_targeted and not exists (
+        if cardinality(types) = 1 and caps is null and not only_targeted and not exists (
             select from tasks t where t.status = 'fresh' and t.node = own_node and t.type = types[1])
         then
             chosen := array(
@@ -64,14 +95,16 @@ begin
             chosen := array(
                 select l.id from (
                     select c.type, c.targeted, count(*) as share from (
-                        select f.type, f.targeted, f.priority, f.id from unnest(types) y(type) cross join lateral (
-                            (select t.type, false as targeted, t.priority, t.id from tasks t
-                             where t.status = 'fresh' and t.node is null and t.type = y.type and not only_targeted
-                             order by t.priority desc, t.id limit quantity)
-                            union all
-                            (select t.type, true, t.priority, t.id from tasks t
-                             where t.status = 'fresh' and t.node = own_node and t.type = y.type
-                             order by t.priority desc, t.id limit quantity)) f
+                        select f.type, f.targeted, f.priority, f.id from unnest(types, caps) y(type, cap) cross join lateral (
+                            select * from (
+                                (select t.type, false as targeted, t.priority, t.id from tasks t
+                                 where t.status = 'fresh' and t.node is null and t.type = y.type and not only_targeted
+                                 order by t.priority desc, t.id limit least(quantity, y.cap))
+                                union all
+                                (select t.type, true, t.priority, t.id from tasks t
+                                 where t.status = 'fresh' and t.node = own_node and t.type = y.type
+                                 order by t.priority desc, t.id limit least(quantity, y.cap))) either
+                            order by either.priority desc, either.id limit y.cap) f
                         order by f.priority desc, f.id limit quantity) c
                     group by c.type, c.targeted) s
                 cross join lateral (
@@ -90,6 +123,29 @@ begin
         end if;
     elsif only_targeted then
         return;  -- lanes hold nothing that names a node
+    elsif caps is not null then
+        chosen := array(
+            select l.id from (
+                select c.type, c.priority, c.after, count(*) as share from (
+                    select n.type, n.priority, n.id, n.after from (
+                        select f.type, f.priority, f.id, y.after, rooms[array_position(limited_types, y.type)] as cap,
+                               row_number() over (partition by f.type order by f.priority desc, f.id) as nth
+                        from unnest(lane_types, lane_priorities, lane_after) y(type, priority, after) cross join lateral (
+                            select t.type, t.priority, t.id from tasks t
+                            where t.status = 'fresh' and t.node is null
+                              and t.type = y.type and t.priority = y.priority and t.id > y.after
+                            order by t.id limit quantity) f
+                        where y.type <> all (full_types)) n
+                    where n.nth <= coalesce(n.cap, n.nth)
+                    order by n.priority desc, n.id limit quantity) c
+                group by c.type, c.priority, c.after) s
+            cross join lateral (
+                select t.id, t.priority from tasks t
+                where t.status = 'fresh' and t.node is null
+                  and t.type = s.type and t.priority = s.priority and t.id > s.after
+                order by t.id limit s.share
+                for update skip locked) l
+            order by l.priority desc, l.id);
     elsif cardinality(lane_types) = 1 then
         chosen := array(
             select t.id from tasks t
@@ -121,7 +177,8 @@ begin
     return query
         with claimed as (
             update tasks t
-            set status = 'started', worker = claim_tasks.worker, attempt = t.attempt + 1, started_at = now(), updated_on = now()
+            set status = 'started', worker = claim_tasks.worker, attempt = t.attempt + 1, started_at = now(), updated_on = now(),
+                limited = t.type = any (limited_types)
             where t.id = any (chosen)
             returning t.id, t.type, t.data, t.created_by, t.attempt, t.priority, t.failure_count,
                       extract(epoch from t.timeout)::double precision, t.checkpoint)

@@ -5,11 +5,20 @@ language plpgsql
 set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
-    task tasks := require_task(retry_task.id);
+    task tasks;
 begin
+    -- As in cancel_task: the parts first.
+    perform from tasks t where t.parent = retry_task.id order by t.id for update;
+    task := require_task(retry_task.id);
     if task.status not in ('failure', 'crashed', 'cancelled') then
         raise exception 'Task % can''t be retried: it is %.', task.id, task.status using
             errcode = 'PF003', detail = 'Only a task that is failure, crashed or cancelled can be retried.';
+    end if;
+    if exists (select from tasks t where t.parent = task.id) then
+        -- A parent is no work for anyone: what did not succeed of it begins anew, and the parent with that (sum_up_parts).
+        perform retry_task(t.id, retry_task.reset_failure_count) from tasks t
+        where t.parent = task.id and t.status in ('failure', 'crashed', 'cancelled');
+        return;
     end if;
     if task.worker is not null and task.attempt > 0 then  -- else it was cancelled between attempts: nothing to keep
         perform keep_attempt(task);

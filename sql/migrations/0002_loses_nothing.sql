@@ -23,6 +23,9 @@ alter table task_types
     add column max_retry_delay interval not null default '1 hour'  -- the ceiling of the backoff
         check (max_retry_delay between '0' and '365 days');
 
+-- What each claim looks into, to see whether any of its types has a limit; nearly always empty.
+create index task_types_limited on task_types (name) where max_running is not null;
+
 alter table workers
     add column orders text not null default 'work' check (orders in ('work', 'pause', 'drain')),
     add column only_targeted boolean not null default false,  -- takes only what names its node
@@ -91,3 +94,9 @@ alter table exports add constraint exports_one_of_a_task unique (task_id, format
 -- Whose files lie on a volume: a fleet that shares one with another must not sweep it.
 create table fleet_identity (id uuid primary key default gen_random_uuid());
 insert into fleet_identity default values;
+
+-- What ends under its type's limit makes room; a part's end may be its parent's. The function's body comes after the migrations.
+-- One trigger for both, since its WHEN clause is paid by every update of every task.
+create function after_task() returns trigger language plpgsql as 'begin return null; end';
+create constraint trigger after_task after update of status on tasks deferrable initially deferred for each row
+    when (new.status <> old.status and (new.parent is not null or old.limited)) execute function after_task();

@@ -26,6 +26,10 @@ select create_task(
     timeout => %(timeout)s, node => %(node)s)
 -- name: create_tasks
 select create_tasks(%(type)s, %(data)s, %(created_by)s, %(priority)s, %(timeout)s, %(node)s)
+-- name: create_for_all_nodes
+select create_for_all_nodes(
+    %(type)s, %(data)s, %(created_by)s, priority => %(priority)s, max_retries => %(max_retries)s,
+    retry_delay => %(retry_delay)s, timeout => %(timeout)s)
 -- name: notify_tasks
 -- Where nobody sleeps, nobody is told. Runs in a transaction of its own: what a crash can lose of it is a hint.
 select s.sleepers, case when s.sleepers > 0 then notify_tasks(%(ids)s) end from fleet_sleepers() s(sleepers)
@@ -90,5 +94,10 @@ order by e.attempt desc offset %(offset)s limit %(limit)s
 -- name: count_executions
 select (select count(*) from task_attempts a where a.task_id = %(id)s)
      + (select count(*) from tasks t where t.id = %(id)s and t.worker is not null and t.attempt > 0)
+-- name: configure_type
+select configure_type(
+    %(name)s, max_running => %(max_running)s, timeout => %(timeout)s, max_retries => %(max_retries)s,
+    retry_delay => %(retry_delay)s, max_retry_delay => %(max_retry_delay)s, max_crashes => %(max_crashes)s)
 -- name: types
-select name, description, for_readers, max_retries, retry_delay, timeout from task_types order by name
+select name, description, for_readers, max_retries, retry_delay, max_retry_delay, max_crashes, timeout, max_running
+from task_types order by name

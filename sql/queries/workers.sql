@@ -44,6 +44,8 @@ select release_tasks(%s, %s, %s, %s)
 select release_unheld(%s, %s, %s)
 -- name: rescue
 select id, status, worker, type, attempt from rescue_tasks()
+-- name: crash_parts
+select id, status, node, type, attempt from crash_parts()
 -- name: promote
 select promoted, next_in from promote_tasks()
 -- name: set_sleeping

@@ -166,6 +166,8 @@ class Heart:
 
     def _rescue(self) -> None:
         self._tell_rescued(self._connection().execute(self._queries["rescue"]))
+        for id, status, node, type, attempt in self._connection().execute(self._queries["crash_parts"]):
+            self._log.warning("task.node_gone", task=id, type=type, attempt=attempt, status=status, node=node)
 
     def _tell_rescued(self, rows: Iterable[tuple[Any, ...]]) -> None:
         for id, status, worker, type, attempt in rows:
