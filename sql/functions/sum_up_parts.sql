@@ -28,7 +28,8 @@ begin
            array_agg(t.node order by t.node) filter (where t.status <> 'success'),
            jsonb_build_object('parts', jsonb_object_agg(t.node, jsonb_build_object('task_id', t.id, 'status', t.status)))
     into total, open, failed, bad, summary
-    from tasks t where t.parent = whole.id;
+    from (select p.id, p.status, coalesce(p.node, 'task ' || p.id) as node  -- a part made by hand may name none
+          from tasks p where p.parent = whole.id) t;
     ends := case when open > 0 then 'started' when bad is null then 'success' when failed then 'failure' else 'cancelled' end;
     if ends <> 'started' and ends = whole.status then
         return;  -- told by another part that ended in this transaction
