@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pgfleet.settings import Settings
-from tests.support.cli import Run, answered
+from tests.support.cli import Run, answered, on_terminal
 from tests.support.database import environment
 from tests.support.fleet import WORKER, claim, put, register, task
 
@@ -189,3 +189,16 @@ def test_the_parts_of_a_task_are_listed(run: Run, database: Any) -> None:
     conn.execute("update tasks set parent = %s where id = %s", [whole, part])
     page = answered(run("tasks", "list", "--parent", str(whole), "--json"))
     assert ([row["id"] for row in page["list"]], page["totalSize"]) == ([part], 1)
+
+
+@pytest.mark.parametrize("arguments", [("tasks", "list"), ("tasks", "show", "1")])
+def test_a_tasks_own_control_characters_are_shown_on_a_terminal_and_not_obeyed(
+    settings: Settings, database: Any, arguments: tuple[str, ...]
+) -> None:
+    conn = database.connect()
+    register(conn)
+    assert put(conn, "failure") == 1
+    conn.execute("update tasks set error = E'a\\x1b]0;title\\x07b'")
+    shown = on_terminal(settings, *arguments)
+    assert "a\\x1b]0;title\\x07b" in shown
+    assert "\x1b]0;" not in shown

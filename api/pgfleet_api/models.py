@@ -100,6 +100,13 @@ class NewTask(Model):
     node: Annotated[
         Text | None, Field(min_length=1, max_length=255, description="Only this server's workers take it. Admins only.")
     ] = None
+    all_nodes: Annotated[
+        bool,
+        Field(
+            description="One task for each live node that can do it, and a parent that sums them up, whose id is answered. "
+            "Not with node, run_at, delay or unique_key. Admins only."
+        ),
+    ] = False
 
 
 class TaskCreated(Model):

@@ -31,9 +31,11 @@ def create(user: User) -> Response:
     wanted = messages.body(models.NewTask)
     if wanted.run_at is not None and wanted.delay is not None:
         raise Refused(422, "run_at and delay exclude each other: give one of them.")
-    if wanted.node is not None and not user.is_admin:
-        raise Refused(403, "Only an admin may say on which node a task runs.")
+    if (wanted.node is not None or wanted.all_nodes) and not user.is_admin:
+        raise Refused(403, "Only an admin may say on which nodes a task runs: leave out node and all_nodes.")
     data = payloads.check(wanted.type, wanted.data, user)
+    if wanted.all_nodes:
+        return _created(_for_all_nodes(wanted, data, user))
     fleet = state()
     made = fleet.creator.create(
         tasks.Wanted(
@@ -56,9 +58,7 @@ def create(user: User) -> Response:
     id, created = made
     if not created:
         _require_ones_own(id, user)
-    message, status = ("Task created.", 202) if created else ("An unfinished task holds this unique_key.", 200)
-    answer = models.TaskCreated.model_construct(message=message, task_id=id)
-    return messages.answer(answer, status, {"Location": f"/v1/tasks/{id}"})
+    return _created(id) if created else _created(id, "An unfinished task holds this unique_key.", 200)
 
 
 @blueprint.get("/<id>")
@@ -160,9 +160,8 @@ def configure(user: User, id: str) -> Response:
     if wanted.maxRetries is None and wanted.retryDelay is None:
         raise Refused(400, "Give maxRetries, retryDelay or both.")
     number = messages.task_id(id)
-    delay = None if wanted.retryDelay is None else timedelta(seconds=wanted.retryDelay)
     with state().connections.take() as conn:
-        tasks.configure(conn, number, max_retries=wanted.maxRetries, retry_delay=delay)
+        tasks.configure(conn, number, max_retries=wanted.maxRetries, retry_delay=_duration(wanted.retryDelay))
         return messages.answer(_row(conn, user, number))
 
 
@@ -178,6 +177,33 @@ def resume(user: User, id: str) -> Response:
     with state().connections.take() as conn:
         tasks.resume(conn, number)
         return messages.answer(_row(conn, user, number))
+
+
+def _created(id: int, message: str = "Task created.", status: int = 202) -> Response:
+    answer = models.TaskCreated.model_construct(message=message, task_id=id)
+    return messages.answer(answer, status, {"Location": f"/v1/tasks/{id}"})
+
+
+def _for_all_nodes(wanted: models.NewTask, data: str | None, user: User) -> int:
+    """The id of the parent. 422 with what a task for all nodes can't have, for an unknown type, and without a live node."""
+    unfit = [name for name in ("node", "run_at", "delay", "unique_key") if getattr(wanted, name) is not None]
+    if unfit:
+        raise Refused(422, f"all_nodes: it excludes {', '.join(unfit)}.")
+    with state().connections.take() as conn:
+        return tasks.create_for_all_nodes(
+            conn,
+            wanted.type,
+            data,
+            created_by=user.id,
+            priority=wanted.priority,
+            max_retries=wanted.max_retries,
+            retry_delay=_duration(wanted.retry_delay),
+            timeout=_duration(wanted.timeout),
+        )
+
+
+def _duration(seconds: float | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)
 
 
 def _type_refused(type: str, user: User) -> Refused:

@@ -342,7 +342,12 @@ def configure_type(
     )
 
 
-def types(conn: db.Connection) -> list[dict[str, Any]]:
-    """The task types the fleet knows, by name."""
+def types(conn: db.Connection, *, running: bool = False) -> list[dict[str, Any]]:
+    """The task types the fleet knows, by name; where asked, with how many tasks of each are ``running``."""
+    q = sql.queries("tasks")
     with db.ours(), conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(sql.queries("tasks")["types"]).fetchall()
+        rows = cursor.execute(q["types"]).fetchall()
+    if not running:
+        return rows
+    counts = dict(db.call(conn, q["running"]).fetchall())
+    return [{**row, "running": counts.get(row["name"], 0)} for row in rows]

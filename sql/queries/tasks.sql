@@ -99,5 +99,8 @@ select configure_type(
     %(name)s, max_running => %(max_running)s, timeout => %(timeout)s, max_retries => %(max_retries)s,
     retry_delay => %(retry_delay)s, max_retry_delay => %(max_retry_delay)s, max_crashes => %(max_crashes)s)
 -- name: types
-select name, description, for_readers, max_retries, retry_delay, max_retry_delay, max_crashes, timeout, max_running
+select name, description, for_readers, max_running, timeout, max_retries, retry_delay, max_retry_delay, max_crashes
 from task_types order by name
+-- name: running
+-- Not the parents of tasks for all nodes, which no worker holds.
+select type, count(*) from tasks where status = 'started' and worker <> 'all nodes' group by type

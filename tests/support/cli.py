@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -30,3 +34,21 @@ def answered(result: Result) -> Any:
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
     return json.loads(result.stdout)
+
+
+def on_terminal(settings: Settings, *arguments: str) -> str:
+    """What the command, in a process of its own, shows on a terminal of 200 columns; it must end with 0."""
+    leader, follower = pty.openpty()
+    env = {**environment(settings), "COLUMNS": "200", "TERM": "xterm"}
+    argv = [sys.executable, "-m", "pgfleet.cli.main", *arguments]
+    shown = b""
+    with subprocess.Popen(argv, env=env, stdout=follower, stderr=subprocess.PIPE) as process:
+        os.close(follower)
+        try:
+            while piece := os.read(leader, 65536):
+                shown += piece
+        except OSError:  # how Linux says that the other side is closed
+            pass
+        os.close(leader)
+        assert process.wait(30) == 0, process.stderr
+    return shown.decode()

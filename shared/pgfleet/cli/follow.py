@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from pgfleet import db, tasks
 from pgfleet.cli.database import poll
 from pgfleet.cli.failure import Failure
-from pgfleet.cli.output import print_line
+from pgfleet.cli.output import print_line, printable
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -154,4 +154,4 @@ def _said(row: dict[str, Any]) -> str:
         parts.append(row["current_step"] or "")
     elif row["status"] != "success":
         parts.append(row["error"] or "")
-    return " · ".join(part for part in parts if part)
+    return printable(" · ".join(part for part in parts if part).replace("\n", " "))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import click
+
+#: What a terminal obeys: C0 and C1 but for tab and line feed.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
@@ -36,7 +40,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, em
     for name in columns:
         table.add_column(name, overflow="fold")
     for line in lines:
-        table.add_row(*(Text(cell) for cell in line))  # Text: a task's own brackets are no markup
+        table.add_row(*(Text(printable(cell)) for cell in line))  # Text: a task's own brackets are no markup
     Console().print(table)
 
 
@@ -45,13 +49,19 @@ def print_line(values: Iterable[Any]) -> None:
     click.echo("\t".join(_one_line(_cell(value)) for value in values))
 
 
+def printable(text: str) -> str:
+    """``text`` for a terminal: a task's own control characters are shown and not obeyed."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def print_fields(row: Mapping[str, Any]) -> None:
     """Print one row, a field a line; those without a value are left out on a terminal."""
     terminal = sys.stdout.isatty()
     width = max(map(len, row)) + 2 if terminal else 0
     for name, value in row.items():
         if terminal and value is not None:
-            click.echo(click.style(name.ljust(width), bold=True) + _cell(value).replace("\n", "\n" + " " * width))
+            cell = printable(_cell(value)).replace("\n", "\n" + " " * width)
+            click.echo(click.style(name.ljust(width), bold=True) + cell)
         elif not terminal:
             click.echo(f"{name}\t{_one_line(_cell(value))}")
 

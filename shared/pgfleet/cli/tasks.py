@@ -129,6 +129,7 @@ def show(id: int, as_json: bool) -> None:
     "--timeout", type=click.FloatRange(0.001, 31_536_000), help="Seconds an attempt may take; default: its type's."
 )
 @click.option("--node", help="Only this server's workers take it.")
+@click.option("--all-nodes", is_flag=True, help="One task for each live node, and a parent that sums them up: its id.")
 @json_option
 def create(
     type: str,
@@ -142,28 +143,43 @@ def create(
     unique_key: str | None,
     timeout: float | None,
     node: str | None,
+    all_nodes: bool,
     as_json: bool,
 ) -> None:
     """Create a task of TYPE with DATA (any text, JSON by habit; "-" reads it from stdin) and print its id."""
     if run_at is not None and delay is not None:
         raise click.UsageError("--run-at and --delay say the same thing in two ways: give one.")
+    if all_nodes and any(value is not None for value in (run_at, delay, unique_key, node)):
+        raise click.UsageError("--all-nodes excludes --node, --run-at, --delay and --unique-key.")
     if data == "-":
         data = sys.stdin.read()
     with connection("tasks create") as conn:
-        id = tasks_module.create(
-            conn,
-            type,
-            data,
-            created_by=created_by,
-            priority=priority,
-            run_at=run_at,
-            delay=_duration(delay),
-            max_retries=max_retries,
-            retry_delay=_duration(retry_delay),
-            unique_key=unique_key,
-            timeout=_duration(timeout),
-            node=node,
-        )
+        if all_nodes:
+            id = tasks_module.create_for_all_nodes(
+                conn,
+                type,
+                data,
+                created_by=created_by,
+                priority=priority,
+                max_retries=max_retries,
+                retry_delay=_duration(retry_delay),
+                timeout=_duration(timeout),
+            )
+        else:
+            id = tasks_module.create(
+                conn,
+                type,
+                data,
+                created_by=created_by,
+                priority=priority,
+                run_at=run_at,
+                delay=_duration(delay),
+                max_retries=max_retries,
+                retry_delay=_duration(retry_delay),
+                unique_key=unique_key,
+                timeout=_duration(timeout),
+                node=node,
+            )
     if as_json:
         print_json({"task_id": id})
     else:
