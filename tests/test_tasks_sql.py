@@ -152,7 +152,8 @@ def test_the_transition_table_covers_every_function_that_moves_a_task() -> None:
     }
     of_parents = {"create_for_all_nodes", "sum_up_parts"}  # test_all_nodes_sql.py
     marks = {"configure_type"}  # what runs, as counted under a limit: test_limits_sql.py
-    assert writers - of_parents - marks <= {action.partition(",")[0] for action in TRANSITIONS}
+    runs = {"make_run"}  # the schedule of a new task for all nodes: test_firing_sql.py
+    assert writers - of_parents - marks - runs <= {action.partition(",")[0] for action in TRANSITIONS}
 
 
 def test_every_status_is_reached_and_only_the_finished_ones_can_be_last(database: Database) -> None:
@@ -177,6 +178,8 @@ CALLS: dict[str, Callable[[psycopg.Connection], object]] = {
     "PF005": lambda c: c.execute("select renew_worker('nobody')"),
     "PF006": lambda c: tasks.create(c, "job", created_by=1, max_retries=-1),
     "PF007": lambda c: workers.order_worker(c, "nobody", "pause"),
+    "PF008": lambda c: c.execute("select put_schedule('s', 'job'), trigger_schedule('s'), trigger_schedule('s')"),
+    "PF009": lambda c: c.execute("select trigger_schedule('nonesuch')"),
 }
 
 

@@ -67,7 +67,7 @@ class LostWorker(PgfleetError):
 
 
 class InvalidTask(PgfleetError):
-    """An argument of ``create_task`` is outside its range."""
+    """An argument is outside its range: of ``create_task``, of ``put_schedule``."""
 
     sqlstate = "PF006"
 
@@ -78,9 +78,31 @@ class UnknownWorker(PgfleetError):
     sqlstate = "PF007"
 
 
+class RunUnfinished(PgfleetError):
+    """The schedule can't be triggered: a run of it is waiting or going."""
+
+    sqlstate = "PF008"
+
+
+class ScheduleNotFound(PgfleetError):
+    """No schedule has that name."""
+
+    sqlstate = "PF009"
+
+
 BY_SQLSTATE: dict[str, type[PgfleetError]] = {
     cls.sqlstate: cls
-    for cls in (UnknownType, TaskNotFound, WrongState, LostTask, LostWorker, InvalidTask, UnknownWorker)
+    for cls in (
+        UnknownType,
+        TaskNotFound,
+        WrongState,
+        LostTask,
+        LostWorker,
+        InvalidTask,
+        UnknownWorker,
+        RunUnfinished,
+        ScheduleNotFound,
+    )
     if cls.sqlstate
 }
 
