@@ -131,20 +131,6 @@ def test_sigterm_ends_a_worker_whose_database_hangs(database: Database, processe
     blocker.rollback()
 
 
-def test_a_second_signal_ends_it_at_once(
-    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
-) -> None:
-    conn = database.connect()
-    process = worker(processes, "--types", "gated", settings=database.settings(grace=600))
-    gate = tmp_path / "gate"
-    tasks.create(conn, "gated", {"gate": str(gate)}, created_by=1)
-    wait_until(begun(gate))
-    process.signal(signal.SIGTERM)
-    process.wait_for_event("worker.stopping")
-    process.signal(signal.SIGTERM)
-    assert process.wait() == 1
-
-
 def test_an_index_built_on_tasks_costs_no_worker_its_lease(
     database: Database, processes: Processes, wait_until: Wait
 ) -> None:

@@ -17,6 +17,7 @@ from tests.test_worker import ended, register, worker
 from tests.test_worker_ends import begun
 
 Wait = Callable[..., Any]
+ATTEMPTS = ("--handlers", "tests.support.attempts")
 
 
 def id_of(process: Process) -> str:
@@ -125,3 +126,31 @@ def test_a_worker_for_targeted_tasks_only_takes_what_names_its_node(
     assert wait_until(ended(conn, mine))["status"] == "success"
     assert statuses(conn, [free]) == ["fresh"]
     assert conn.execute("select only_targeted, schedules from workers").fetchone() == (True, False)
+
+
+@pytest.mark.parametrize("how", [(), ("--no-listen",)], ids=["listening", "deaf"])
+@pytest.mark.parametrize("type", ["gated", "gated_async", "gated_process"])
+def test_a_started_task_that_is_cancelled_stops_within_seconds(
+    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path, type: str, how: tuple[str, ...]
+) -> None:
+    conn = database.connect()
+    here = database.settings(poll=600, lease=600.0, heartbeat=150.0)
+    process = worker(processes, *ATTEMPTS, "--types", type, *how, settings=here)
+    gate = tmp_path / "gate"
+    id = tasks.create(conn, type, {"gate": str(gate), "heeds": True}, created_by=1)
+    wait_until(begun(gate))
+    conn.execute("select cancel_task(%s)", (id,))
+    row = wait_until(ended(conn, id), timeout=8)
+    assert (row["status"], row["worker"], row["failure_count"]) == ("cancelled", id_of(process), 0)
+
+
+def test_a_cancel_whose_notification_was_lost_is_heard_of_at_the_next_heartbeat(
+    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
+) -> None:
+    conn = database.connect()
+    worker(processes, "--types", "gated", settings=database.settings(poll=600))
+    gate = tmp_path / "gate"
+    id = tasks.create(conn, "gated", {"gate": str(gate), "heeds": True}, created_by=1)
+    wait_until(begun(gate))
+    conn.execute("update tasks set cancel_requested_at = now() where id = %s", (id,))
+    assert wait_until(ended(conn, id))["status"] == "cancelled"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -63,14 +64,24 @@ def worker(
     kept = keeper.fork(settings)  # before any thread, and before the handlers bring what it has no use for
     process = Worker(settings, load(settings.handlers, settings.types), listen=not no_listen, keeper=kept)
 
-    def stop(signum: int, frame: FrameType | None) -> None:
-        if process.stopping:
-            os._exit(EXIT_HURRIED)  # a second signal: at once; the lease lapses, others take over
-        process.stop()
+    def end_within(seconds: float) -> None:
         # Even with Postgres hanging in the middle of a statement: an end that comes late is no end to a supervisor.
-        last = threading.Timer(settings.grace + 3 * settings.database_timeout + 2, os._exit, [EXIT_HURRIED])
+        last = threading.Timer(seconds + 3 * settings.database_timeout + 2, os._exit, [EXIT_HURRIED])
         last.daemon = True
         last.start()
+
+    signals = itertools.count(1)
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        match next(signals):
+            case 1:
+                process.stop()
+                end_within(settings.grace)
+            case 2:
+                process.hurry()
+                end_within(0)
+            case _:
+                os._exit(EXIT_HURRIED)  # at once: its keeper gives up the lease, others take over
 
     def die(failed: threading.ExceptHookArgs) -> None:
         # A worker without its settler or heartbeat would hold tasks for ever; a dead one is rescued.

@@ -22,6 +22,9 @@ from pgfleet.log import Logger
 from pgfleet.settings import Settings
 from pgfleet_worker.backoff import Backoff
 
+#: The most tasks told of in one message; the rest at the next beat.
+MOST = 500
+
 
 class Link:
     """One end of a socket pair that carries small messages, one JSON object a line."""
@@ -145,10 +148,8 @@ class Heart:
             wait = self._pause.next()
             self._log.warning("heartbeat.missed", worker=self._worker, error=str(error), pause=round(wait, 3))
             self._due = time.monotonic() + wait
-        if self._lost:  # again at each beat, until it follows a new id
-            self._link.say(lost=self._worker)
-        else:
-            self._link.say(beat=self._worker)
+        # Again at each beat, until it follows a new id; else, whatever came of it, that we live.
+        self._link.say(**({"lost": self._worker} if self._lost else {"alive": True}))
 
     def _owner_stands_still(self) -> bool:
         """A worker that is stopped does not work: let its lease lapse, unless it goes on in time."""
@@ -162,7 +163,11 @@ class Heart:
         row = db.call(self._connection(), self._queries["renew"], worker=self._worker).fetchone()
         self._renewed = time.monotonic()
         if row:
-            self._link.say(place=row[0], alive=row[1])
+            self._link.say(place=row[0], crowd=row[1])
+        row = db.call(self._connection(), self._queries["orders"], worker=self._worker).fetchone()
+        if row:
+            orders, ids, attempts = row
+            self._link.say(beat=self._worker, orders=orders, cancelled=ids[:MOST], attempts=attempts[:MOST])
 
     def _rescue(self) -> None:
         self._tell_rescued(self._connection().execute(self._queries["rescue"]))

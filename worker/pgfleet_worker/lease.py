@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 from pgfleet import __version__, db, sql
 from pgfleet.log import Logger
@@ -94,28 +95,31 @@ class Lease:
         if row:
             self.place, self.alive = row
 
-    def hear(self) -> None:
-        """Take in what the heart has said; see that it lives."""
+    def hear(self) -> list[dict[str, Any]]:
+        """Take in what the heart has said, and answer it; see that it lives."""
         now = time.monotonic()
-        if now - self._listened > self._settings.lease:
+        # It may take the heart a while to connect, but not as long as this.
+        patience = self._settings.lease + 2 * self._settings.database_timeout
+        if now - self._listened > patience:
             self._heard = now  # we stood still ourselves, and the heart perhaps with us
         self._listened = now
-        for words in self._link.heard():
+        said = self._link.heard()
+        for words in said:
             self._heard = now
-            if "alive" in words:
-                self.place, self.alive = words["place"], words["alive"]
+            if "place" in words:
+                self.place, self.alive = words["place"], words["crowd"]
             if words.get("lost") == self.worker:
                 self.lost = True
             if "left" in words:
                 self._left = words["left"]
                 if not self._left:
                     self._log.warning("worker.not_deregistered", error=words["error"])
-        if self._keeper is None or self._leaving:
-            return
-        if self._link.ended:
-            self._replace_keeper(self._keeper, "dead")
-        elif self.worker and now - self._heard > self._settings.lease + 2 * self._settings.database_timeout:
-            self._replace_keeper(self._keeper, "silent")  # it may take a while to connect, but not as long as this
+        if self._keeper is not None and not self._leaving:
+            if self._link.ended:
+                self._replace_keeper(self._keeper, "dead")
+            elif self.worker and now - self._heard > patience:
+                self._replace_keeper(self._keeper, "silent")
+        return said
 
     def end(self) -> None:
         """Leave the fleet: what the worker still holds is free for others at once."""

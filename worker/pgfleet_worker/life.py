@@ -56,7 +56,7 @@ class Life(ABC):
         self._turns = Turns(settings.concurrency)
         self._claims = Claims(settings, list(handlers))
         self._looks = Looks(settings, self._log, self._claims, self._attempts, self._room)
-        self._orders = Orders(settings, self._log, self._attempts)
+        self._orders = Orders(self._log, self._attempts)
         self._rest = Rest(
             settings,
             self._looks,
@@ -68,15 +68,16 @@ class Life(ABC):
         self._housekeeping = Housekeeping(settings, self._log)
         self._troubles = Backoff()
         self._stopping = False
-
-    @property
-    def stopping(self) -> bool:
-        """Has the shutdown begun?"""
-        return self._stopping
+        self._hurried = False
 
     def stop(self) -> None:
         """Begin the shutdown; may be called from a signal handler or any thread."""
         self._stopping = True
+        self._bell.ring()
+
+    def hurry(self) -> None:
+        """Skip what is left of the grace period, likewise."""
+        self._hurried = True
         self._bell.ring()
 
     def run(self) -> None:
@@ -160,7 +161,7 @@ class Life(ABC):
         until = time.monotonic() + pause
         while not self._stopping and time.monotonic() < until:
             self._bell.doze(until - time.monotonic())
-            self._lease.hear()
+            self._hear_heart()
 
     def _lose_everything(self) -> None:
         """Our lease lapsed and our tasks are others' now: drop the work, register under a new id."""
@@ -183,12 +184,12 @@ class Life(ABC):
         self._log.info("worker.stopping", worker=self._attempts.worker, running=len(self._attempts.running))
         self._housekeeping.stop()
         self._give_back(self._threads.take_back() + self._coroutines.take_back())
-        self._wait_for_running(self._settings.grace)
+        self._wait_for_running(self._settings.grace, patient=True)
         left = self._attempts.cancel_all("stopping")
         self._coroutines.cancel()
         if left:
             self._log.warning("worker.grace_over", running=left)
-            self._wait_for_running(LAST_WORDS)
+            self._wait_for_running(LAST_WORDS, patient=False)
         self._threads.close()
         self._attempts.close()
         if not self._settler.close(timeout=self._settings.database_timeout):
@@ -198,14 +199,19 @@ class Life(ABC):
         self._bell.close()
         self._log.info("worker.stopped", worker=self._attempts.worker)
 
-    def _wait_for_running(self, seconds: float) -> None:
+    def _wait_for_running(self, seconds: float, *, patient: bool) -> None:
+        """Until nothing runs any more, or so many seconds; a second signal ends a ``patient`` wait."""
         deadline = time.monotonic() + seconds
-        while self._attempts.running and time.monotonic() < deadline:
+        while self._attempts.running and time.monotonic() < deadline and not (patient and self._hurried):
             self._bell.waiting = True
             self._bell.doze(min(0.05, deadline - time.monotonic()))
-            self._lease.hear()
+            self._hear_heart()  # somebody may want one of them cancelled, even now
 
     # -- what the parts tell
+
+    def _hear_heart(self) -> None:
+        for words in self._lease.hear():
+            self._orders.told(words)
 
     def _give_back(self, tasks: Iterable[Claimed]) -> None:
         for task in tasks:

@@ -20,7 +20,7 @@ class Worker(Life):
         self._async = {name for name, handler in handlers.items() if handler.is_async}
 
     def _turn(self) -> None:
-        self._lease.hear()
+        self._hear_heart()
         if self._lease.lost:
             raise LostWorker(f"Worker {self._lease.worker} has lost its lease.")
         self._obey()
@@ -38,9 +38,10 @@ class Worker(Life):
         self._listen(self._rest.pause(bool(claimed)))
 
     def _obey(self) -> None:
-        """Do as the operators say: pause, go on, or end once all is done."""
+        """Do as the operators say: pause, go on, or end once all is done; call off the tasks they want cancelled."""
         changed = self._orders.ask(self._looks.connection, deaf=self._rest.deaf)
-        if changed and self._orders.standing != "work":
+        if (changed and self._orders.standing != "work") or self._orders.unstarted:
+            self._orders.unstarted = False
             self._give_back(self._threads.take_back() + self._coroutines.take_back())
         elif changed:
             self._looks.begin_anew()

@@ -1,19 +1,19 @@
-"""Orders: what operators want of this worker.
+"""Orders: what operators want of this worker, and which of its running tasks somebody wants cancelled.
 
-Asked for when a notification names this worker, at each heartbeat in case one was missed, and each second where none
-gets through.
+Asked for when a notification names this worker, and each second where none gets through. In case one was missed the
+heart asks too, at each beat, and tells.
 """
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from pgfleet import db, sql
 from pgfleet.log import Logger
-from pgfleet.settings import Settings
 from pgfleet_worker.attempt import Attempts
 
-#: Seconds between two questions while no notification reaches this worker.
+#: Seconds between two questions while no notification reaches this worker, or while a task that was called off still runs.
 SOON = 1.0
 #: What is logged of each order.
 EVENTS = {"work": "worker.resumed", "pause": "worker.paused", "drain": "worker.draining"}
@@ -22,8 +22,7 @@ EVENTS = {"work": "worker.resumed", "pause": "worker.paused", "drain": "worker.d
 class Orders:
     """What this worker was told last. For the loop's thread alone."""
 
-    def __init__(self, settings: Settings, log: Logger, attempts: Attempts) -> None:
-        self._settings = settings
+    def __init__(self, log: Logger, attempts: Attempts) -> None:
         self._log = log
         self._attempts = attempts
         self._queries = sql.queries("workers")
@@ -31,6 +30,8 @@ class Orders:
         self._worker = ""  # whom we asked for last
         #: ``work``, ``pause`` or ``drain``.
         self.standing = "work"
+        #: Were tasks called off that we hold and that have not begun?
+        self.unstarted = False
 
     @property
     def due_in(self) -> float:
@@ -42,8 +43,19 @@ class Orders:
         if self._attempts.worker in workers:
             self._due = 0.0
 
+    def told(self, words: dict[str, Any]) -> None:
+        """What the heart said: a task to be cancelled is as good as asked for, an order may be older than ours."""
+        if words.get("beat") == self._attempts.worker:
+            if words["orders"] != self.standing:
+                self._due = 0.0
+            self._cancel(words["cancelled"], words["attempts"])
+
+    def _cancel(self, ids: list[int], attempts: list[int]) -> None:
+        running = [self._attempts.cancel(id, attempt, "cancelled") for id, attempt in zip(ids, attempts, strict=True)]
+        self.unstarted = not all(running)
+
     def ask(self, conn: db.Connection, *, deaf: bool) -> bool:
-        """Ask, if it is time. True where :attr:`standing` has changed.
+        """Ask, if it is time, and cancel what is to be cancelled. True where :attr:`standing` has changed.
 
         Raises :class:`~pgfleet.errors.LostWorker`.
         """
@@ -55,8 +67,9 @@ class Orders:
         elif self.due_in > 0:
             return False
         row = db.call(conn, self._queries["orders"], worker=worker).fetchone()
-        orders = row[0] if row else self.standing
-        self._due = time.monotonic() + (SOON if deaf else self._settings.heartbeat)
+        orders, ids, attempts = row or (self.standing, [], [])
+        self._cancel(ids, attempts)
+        self._due = time.monotonic() + (SOON if deaf or ids else float("inf"))
         if orders == self.standing:
             return False
         self.standing = orders
