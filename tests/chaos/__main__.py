@@ -113,6 +113,7 @@ class Soak:
             "wrong": account.right(facts),
             "history": account.history(facts),
             "checkpoints": account.checkpoints(facts),
+            "orders": account.orders(facts),
             "placement": account.placement(facts),
             "torn": [*self.reader.torn, *account.files(facts, self.stage.export_dir)],
             "fleet": [*ends, *self.fleet.unasked, *account.fleet(facts)],
@@ -139,6 +140,7 @@ class Soak:
     def _facts(self) -> account.Facts:
         with self.stage.connect() as conn:
             facts = account.Facts.read(conn, self.ledger, self.stage.ledger)
+        facts.pauses = self.mishaps.pauses
         facts.postgres_kills = self.mishaps.counts["postgres"]
         for process in self.fleet.all:
             for worker in process.workers():

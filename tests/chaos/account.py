@@ -57,6 +57,8 @@ class Facts:
     #: worker's id -> the process that registered under it.
     process_of: dict[str, str] = field(default_factory=dict)
     postgres_kills: int = 0
+    #: (worker, from, until) of every pause that an operator asked for.
+    pauses: list[tuple[str, float, float]] = field(default_factory=list)
 
     @classmethod
     def read(cls, conn: psycopg.Connection[Any], ledger: Ledger, handlers: Path) -> Facts:
@@ -214,6 +216,21 @@ def limits(facts: Facts) -> list[str]:
             running.discard(event.task_id)
         most = max(most, len(running))
     return [f"{most} limited tasks ran at once, and {LIMIT} may"] if most > LIMIT else []
+
+
+def orders(facts: Facts) -> list[str]:
+    """A worker that was told to pause took nothing, from a second later on until it was told to go on."""
+    taken: dict[str, list[float]] = defaultdict(list)
+    for events in facts.audit.values():
+        for event in events:
+            if event.new_status == "started" and event.old_status != "started":
+                taken[event.new_worker].append(event.at.timestamp())
+    return [
+        f"{worker} took a task {at - began:.1f} s after it was told to pause"
+        for worker, began, until in facts.pauses
+        for at in taken[worker]
+        if began + 1 < at < until
+    ]
 
 
 def placement(facts: Facts) -> list[str]:

@@ -34,6 +34,7 @@ class Process:
     told: float | None = None  # SIGTERM
     killed: float | None = None
     whole: bool = False  # were its children killed with it, its keeper among them?
+    drained: bool = False  # was it told to drain?
     ended: float | None = None
 
     def events(self, *names: str) -> list[dict[str, Any]]:
@@ -95,7 +96,7 @@ class Fleet:
         self.slots = [Slot(f"w{n}", Proxy.before(stage.url)) for n in range(1, size + 1)]
         self.all: list[Process] = []
         self.unasked: list[str] = []
-        self.poisoned = 0
+        self.poisoned = self.drained = 0
 
     def start(self, slot: Slot) -> Process:
         """A new process in ``slot``."""
@@ -129,6 +130,8 @@ class Fleet:
             empty.append(slot)
             if code == POISONED:
                 self.poisoned += 1
+            elif process.drained and code == 0:
+                self.drained += 1
             elif process.killed is None and process.told is None:
                 self.unasked.append(f"{process.name} ended by itself with {code}")
             elif process.told is not None and process.killed is None and code not in (0, 1):

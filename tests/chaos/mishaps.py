@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from pgfleet.errors import UnknownWorker
+from pgfleet.workers import Orders, order_worker
 from tests.chaos.fleet import Fleet, Process, Slot
 from tests.chaos.stage import Stage
 from tests.support.proxy import Proxy
@@ -21,6 +23,7 @@ from tests.support.proxy import Proxy
 KINDS = {
     "kill": 14, "crash": 14, "freeze": 12, "pause": 6, "term": 14, "child": 6, "postgres": 6, "backend": 6,
     "silence": 10, "lose": 8, "reset": 8, "deafen": 6, "creator": 4, "poison": 3,
+    "order_pause": 6, "order_drain": 6,
 }  # fmt: skip
 
 
@@ -42,6 +45,8 @@ class Mishaps:
         self._creator_busy = False
         self.counts: Counter[str] = Counter()
         self.kills: list[Process] = []
+        #: (worker, from, until): when an operator had it pause.
+        self.pauses: list[tuple[str, float, float]] = []
 
     def turn(self) -> None:
         """Do what is due; to be called many times a second."""
@@ -59,6 +64,7 @@ class Mishaps:
 
     def heal(self) -> None:
         """End everything that goes on, and see that every place has its worker."""
+        self._postgres_back()
         while self._due:
             heapq.heappop(self._due)[2]()
         for slot in self._fleet.slots:
@@ -68,7 +74,7 @@ class Mishaps:
 
     def _strike(self, kind: str) -> None:
         roll = self._random
-        if kind in ("kill", "crash", "freeze", "pause", "term", "child"):
+        if kind in ("kill", "crash", "freeze", "pause", "term", "child", "order_pause", "order_drain"):
             slots = self._fleet.registered()
             # Half of the fleet at most: the soak is about what the others do.
             if sum(slot.process_busy for slot in self._fleet.slots) >= len(self._fleet.slots) / 2 or not slots:
@@ -87,7 +93,7 @@ class Mishaps:
         elif kind == "postgres" and not self._stage.is_down:
             self._say(kind)
             self._stage.kill_postgres()
-            self._later(roll.uniform(0.5, 3), self._stage.start_postgres)
+            self._later(roll.uniform(0.5, 3), self._postgres_back)
         elif kind == "backend" and not self._stage.is_down:
             self._say(kind)
             with self._stage.connect() as conn:
@@ -155,6 +161,33 @@ class Mishaps:
         process.told = time.time()
         process.send(signal.SIGTERM)
 
+    # -- by an operator's word
+
+    def _order_pause(self, slot: Slot, process: Process) -> None:
+        worker = process.workers()[-1]
+        if self._tell(worker, "pause"):
+            began = time.time()
+            self._later(self._lease * self._random.uniform(0.2, 2), lambda: self._order_work(worker, began))
+
+    def _order_work(self, worker: str, began: float) -> None:
+        self.pauses.append((worker, began, time.time()))
+        self._tell(worker, "work")
+
+    def _order_drain(self, slot: Slot, process: Process) -> None:
+        if self._tell(process.workers()[-1], "drain"):
+            process.drained = True
+
+    def _tell(self, worker: str, orders: Orders) -> bool:
+        """False where Postgres is away, or the worker is no more."""
+        if self._stage.is_down:
+            return False
+        try:
+            with self._stage.connect() as conn:
+                order_worker(conn, worker, orders)
+        except UnknownWorker:
+            return False
+        return True
+
     def _replace(self, slot: Slot) -> None:
         slot.process_busy = False
         self._fleet.start(slot)
@@ -191,6 +224,10 @@ class Mishaps:
             slot.link_busy = False
 
         self._later(seconds, heal)
+
+    def _postgres_back(self) -> None:
+        if self._stage.is_down:
+            self._stage.start_postgres()
 
     def _creator_back(self) -> None:
         if self._random.random() < 0.5:

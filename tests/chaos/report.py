@@ -36,6 +36,7 @@ def figures(soak: Soak, facts: Facts, drained: float | None) -> dict[str, Any]:
         "mishaps": dict(soak.mishaps.counts),
         "worker processes": len(soak.fleet.all),
         "killed by their own task": soak.fleet.poisoned,
+        "drained by an operator": soak.fleet.drained,
         "postgres away": [round(end - start, 2) for start, end in soak.stage.outages],
         "rescues": sum(
             e.old_status == "started" and e.crash_count > b.crash_count
