@@ -113,11 +113,14 @@ class Soak:
             "wrong": account.right(facts),
             "history": account.history(facts),
             "checkpoints": account.checkpoints(facts),
+            "limits": account.limits(facts),
+            "parts": account.parts(facts),
             "orders": account.orders(facts),
             "placement": account.placement(facts),
             "torn": [*self.reader.torn, *account.files(facts, self.stage.export_dir)],
             "fleet": [*ends, *self.fleet.unasked, *account.fleet(facts)],
             "leftovers": [f"process {pid} is left" for pid in self.fleet.leftovers()],
+            "postgres": self.stage.complaints(),
             "load": [f"{client.name}: {client.problem!r}" for client in self.clients if client.problem],
         }
         away = sum(end - start for start, end in self.stage.outages)

@@ -17,9 +17,11 @@ from psycopg.rows import dict_row, namedtuple_row
 from pgfleet import volume
 from tests.chaos.files import torn
 from tests.chaos.handlers import LIMIT
-from tests.chaos.work import Ledger, keys_of
+from tests.chaos.work import Ledger, key_of
 
 Row = dict[str, Any]
+#: The holder of a task that is made for all nodes, and has parts.
+ALL_NODES = "all nodes"
 ENDED = ("success", "failure", "crashed", "cancelled")
 #: From the audit's point of view: (old, new) status of every change there may be. None: no row.
 ARROWS = {
@@ -90,7 +92,10 @@ class Facts:
 def lost(facts: Facts) -> list[str]:
     """Every task whose creation was acknowledged is there, under its key; none was made twice; none is unended."""
     wrong = []
-    keys = keys_of((id, row["data"]) for id, row in facts.tasks.items())
+    keys: dict[str, list[int]] = defaultdict(list)
+    for id, row in facts.tasks.items():
+        if row["parent"] is None:
+            keys[key_of(row)].append(id)
     for key, id in facts.ledger.ids.items():
         found = keys.get(key, [])
         if len(found) > 1:
@@ -145,9 +150,11 @@ def right(facts: Facts) -> list[str]:
     wrong = []
     kinds = facts.ledger.kinds
     for id, row in facts.tasks.items():
-        kind = kinds.get(json.loads(row["data"])["key"], "?")
+        kind = kinds.get(key_of(row), "?")
+        if row["worker"] == ALL_NODES:
+            continue  # see parts()
         may = set(ENDS.get(kind, {"success"}))
-        if id in facts.ledger.cancelled:
+        if not facts.ledger.cancelled.isdisjoint({id, row["parent"]}):
             may.add("cancelled")
         if row["crash_count"] > facts.max_crashes[row["type"]]:
             may = {"crashed", *(may & {"cancelled"})}
@@ -164,6 +171,26 @@ def right(facts: Facts) -> list[str]:
                 wrong.append(f"task {id}, attempt {row['attempt']}: its result is of {ran}")
             elif facts.process_of.get(row["worker"]) != result["process"]:
                 wrong.append(f"task {id} is {row['worker']}'s by its row, and {result['process']} did it")
+    return wrong
+
+
+def parts(facts: Facts) -> list[str]:
+    """What is made for all nodes has a part for each, and ends as its parts did."""
+    wrong = []
+    made: dict[int, list[Row]] = defaultdict(list)
+    for row in facts.tasks.values():
+        if row["parent"] is not None:
+            made[row["parent"]].append(row)
+    for id, row in facts.tasks.items():
+        if (row["worker"] == ALL_NODES) != (id in made):
+            wrong.append(f"task {id} of {row['worker']} has {len(made.get(id, []))} parts")
+            continue
+        ends = {part["status"] for part in made.get(id, [])}
+        whole = "failure" if ends & {"failure", "crashed"} else "cancelled" if "cancelled" in ends else "success"
+        if ends and row["status"] != whole:
+            wrong.append(f"task {id} is {row['status']}, and its parts are {sorted(ends)}")
+        if len({part["node"] for part in made.get(id, [])}) != len(made.get(id, [])):
+            wrong.append(f"task {id} has two parts for one node")
     return wrong
 
 

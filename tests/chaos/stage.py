@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import time
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from pgfleet.settings import Settings
 from tests.support.server import embedded
 
 HERE = Path(__file__).parent
+COMPLAINT = re.compile(r"deadlock detected|PANIC|ERROR:.*(violates|corrupt|cache lookup failed)")
 #: Tables written to files where a soak failed.
 KEPT = ("tasks", "task_attempts", "task_types", "workers", "worker_history", "exports", "soak.audit")
 
@@ -64,10 +67,20 @@ class Stage:
         self.outages.append((self._down_since, time.time()))
         self._down_since = None
 
+    def complaints(self) -> list[str]:
+        """What must not stand in Postgres's log, whoever tries again afterwards."""
+        found = []
+        for path in (self.postgres.log_path.with_name(self.postgres.log_path.name + ".1"), self.postgres.log_path):
+            if path.exists():
+                with path.open(encoding="utf-8", errors="replace") as lines:
+                    found += [line.strip() for line in lines if COMPLAINT.search(line)]
+        return found
+
     def keep(self) -> None:
         """Write the tables that the account is about to files, for study."""
         folder = self.folder / "database"
         folder.mkdir(exist_ok=True)
+        shutil.copy(self.postgres.log_path, folder)
         with self.connect() as conn, conn.cursor() as cursor:
             for table in KEPT:
                 copy = f"copy (select * from {table}) to stdout (format csv, header)".encode()

@@ -16,14 +16,14 @@ from typing import Any
 import psycopg
 
 from pgfleet import tasks
-from pgfleet.errors import DatabaseAway, PgfleetError
+from pgfleet.errors import DatabaseAway, InvalidTask, PgfleetError
 from tests.chaos.files import torn
 
 #: Kinds of work and how often each comes, of 1000.
 MIX = {
-    "noop": 340, "bulk": 20, "nap": 110, "nap_async": 60, "export": 90, "flaky": 80, "doomed": 20, "long": 6,
+    "noop": 335, "bulk": 20, "nap": 110, "nap_async": 60, "export": 90, "flaky": 80, "doomed": 20, "long": 6,
     "heeding": 15, "timed": 8, "deaf": 3, "stubborn": 2, "child": 35, "limited": 30, "steps": 36, "delayed": 70, "unique": 60,
-    "targeted": 15,
+    "targeted": 15, "everywhere": 5,
 }  # fmt: skip
 #: Readers of the demo library, and one who has no books.
 READERS = (1, 2, 3)
@@ -115,7 +115,9 @@ class Creator(_Client):
         data["key"] = key
         arguments: dict[str, Any] = {"created_by": 0, "priority": self.random.choice([0, 0, 0, 5, -3]), **options}
         try:
-            if self.random.random() < 0.5:
+            if kind == "everywhere":
+                id = tasks.create_for_all_nodes(conn, type, data, created_by=0)
+            elif self.random.random() < 0.5:
                 id = tasks.create(conn, type, data, **arguments)
             else:
                 id, _ = tasks.insert(conn, type, data, **arguments)
@@ -123,6 +125,10 @@ class Creator(_Client):
         except (psycopg.OperationalError, DatabaseAway):
             self._ledger.lost_answers += 1
             raise
+        except InvalidTask:
+            if kind != "everywhere":  # no worker lives just now that could do it
+                raise
+            return
         if "unique_key" in options:
             self._ledger.unique.append(id)
         else:
@@ -158,6 +164,8 @@ class Creator(_Client):
                 return roll.choice(["soak_steps", "soak_steps_async", "soak_steps_child"]), {}, {}
             case "targeted":
                 return "soak_nap", {"seconds": 0.05}, {"node": f"node-w{roll.randint(1, self._nodes)}"}
+            case "everywhere":
+                return "soak_nap", {"seconds": 0.05}, {}
             case "timed" | "deaf" | "stubborn" | "poison":
                 return f"soak_{kind}", {}, {}
             case "export":
@@ -216,7 +224,11 @@ class Operator(_Client):
 
     def _retry(self, conn: psycopg.Connection[Any]) -> None:
         page = tasks.find(conn, status=["failure", "cancelled", "crashed"], limit=30)
-        rows = [row for row in page.rows if row["type"] != "soak_poison"]
+        # Not what is made for all nodes: what becomes of the whole would be another account.
+        rows = [
+            row for row in page.rows
+            if row["type"] != "soak_poison" and row["parent"] is None and row["worker"] != "all nodes"
+        ]  # fmt: skip
         if rows:
             row = self.random.choice(rows)
             self._ledger.retried[row["id"]] = self._ledger.retried.get(row["id"], 0) + 1
@@ -248,9 +260,6 @@ class Reader(_Client):
                         self.torn.append(f"a reader found: {problem}")
 
 
-def keys_of(rows: Any) -> dict[str, list[int]]:
-    """key -> ids, from (id, data) of all tasks."""
-    found: dict[str, list[int]] = {}
-    for id, data in rows:
-        found.setdefault(json.loads(data)["key"], []).append(id)
-    return found
+def key_of(row: dict[str, Any]) -> str:
+    """The key that the task's creator gave it."""
+    return str(json.loads(row["data"])["key"])
