@@ -123,7 +123,7 @@ def test_a_zombies_checkpoint_changes_nothing_and_ends_it(
     # It does its third step, of which nobody knew, and is stopped when it wants to save it.
     wait_until(lambda: "1 2" in file.read_text().splitlines())
     zombie.wait_for_event("worker.lost")
-    wait_until(lambda: [event for event in zombie.events("task.released") if event["task"] == id])
+    wait_until(lambda: [event for event in zombie.events("task.lost") if event["task"] == id])
     assert "1 3" not in file.read_text().splitlines()
     assert tasks.get(conn, id) == row
     assert row["worker"].startswith("winner:")

@@ -110,6 +110,21 @@ def test_a_process_that_dies_between_two_tasks_costs_none(
     assert (second["pid"] != first["pid"], second["attempt"]) == (True, 1)
 
 
+def test_a_process_that_dies_before_it_has_begun_costs_no_task(
+    database: Database, processes: Processes, wait_until: Wait
+) -> None:
+    conn = database.connect()
+    worker(processes, "--types", "in_process", "--concurrency", "1")
+    first = result(wait_until(ended(conn, tasks.create(conn, "in_process", created_by=1))))
+    os.kill(first["pid"], signal.SIGSTOP)  # alive, as far as anybody can tell, but it begins with nothing
+    id = tasks.create(conn, "in_process", created_by=1)
+    wait_until(lambda: tasks.get(conn, id)["status"] == "started")
+    os.kill(first["pid"], signal.SIGKILL)
+    row = wait_until(ended(conn, id))
+    assert result(row)["pid"] != first["pid"]
+    assert (row["attempt"], row["failure_count"]) == (1, 0)
+
+
 def test_processes_die_with_their_worker_however_it_dies(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
@@ -124,6 +139,16 @@ def test_processes_die_with_their_worker_however_it_dies(
     assert is_alive(idle)
     process.signal(signal.SIGKILL)
     wait_until(lambda: not is_alive(busy) and not is_alive(idle))
+
+
+def test_short_of_memory_the_kernel_takes_the_process_before_its_worker(
+    database: Database, processes: Processes, wait_until: Wait
+) -> None:
+    conn = database.connect()
+    process = worker(processes, "--types", "in_process", "--concurrency", "1")
+    pid = result(wait_until(ended(conn, tasks.create(conn, "in_process", created_by=1))))["pid"]
+    points = [int(Path(f"/proc/{of}/oom_score_adj").read_text()) for of in (process.pid, pid)]
+    assert points[0] < points[1]
 
 
 def test_an_idle_process_ends_with_its_worker(database: Database, processes: Processes, wait_until: Wait) -> None:

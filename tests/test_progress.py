@@ -79,6 +79,17 @@ def test_a_burst_of_reports_leaves_the_latest(
         assert wait_until(ended(conn, id))["status"] == "success"
 
 
+@pytest.mark.parametrize("type", ["odd_report", "odd_report_process"])
+def test_an_odd_report_costs_its_task_alone(
+    database: Database, processes: Processes, wait_until: Wait, type: str
+) -> None:
+    conn = database.connect()
+    worker(processes, "--types", f"{type},finishes", "--concurrency", "1")
+    row = wait_until(ended(conn, tasks.create(conn, type, created_by=1)))
+    assert result(row) == ["ValueError", "TypeError"]
+    assert result(wait_until(ended(conn, tasks.create(conn, type, created_by=1)))) == ["ValueError", "TypeError"]
+
+
 def test_a_handler_that_reports_learns_that_its_task_was_cancelled(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:

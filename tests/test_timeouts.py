@@ -151,9 +151,9 @@ def test_a_process_is_told_to_stop_in_the_midst_of_a_system_call(
     conn = database.connect()
     process = worker(processes, "--types", "gated_process", settings=database.settings(cancel_grace=600))
     gate = tmp_path / "gate"
-    id = tasks.create(conn, "gated_process", {"gate": str(gate)}, created_by=1, timeout=timedelta(seconds=2))
+    id = tasks.create(conn, "gated_process", {"gate": str(gate)}, created_by=1, timeout=timedelta(seconds=0.5))
     row = wait_until(ended(conn, id))
-    assert (row["status"], row["error"]) == ("failure", "Timed out after 2 s.")
+    assert (row["status"], row["error"]) == ("failure", "Timed out after 0.5 s.")
     assert Path(f"{gate}.cancelled").exists()
     assert process.events("child.died") == []
 

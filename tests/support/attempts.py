@@ -259,3 +259,28 @@ def bursts(task: Task) -> None:
 def bursts_process(task: Task) -> None:
     """:func:`bursts`, in a process."""
     _burst(task)
+
+
+def _odd_report(task: Task) -> list[str]:
+    refused = []
+    for done in (float("nan"), "much"):
+        try:
+            task.progress(done, 4)  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            refused.append(type(error).__name__)
+    task.progress(1, 4, ["\0\ud800", 5])  # type: ignore[arg-type]
+    task.progress(4, 4, "x" * 100_000)
+    time.sleep(0.3)
+    return refused
+
+
+@handler("odd_report")
+def odd_report(task: Task) -> list[str]:
+    """Reports what is no number, and steps that are no short texts."""
+    return _odd_report(task)
+
+
+@handler("odd_report_process", isolation="process")
+def odd_report_process(task: Task) -> list[str]:
+    """:func:`odd_report`, in a process."""
+    return _odd_report(task)

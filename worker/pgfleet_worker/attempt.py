@@ -44,10 +44,11 @@ class Pace:
 class Kind:
     """All that a run needs to know of its type, in one look-up."""
 
-    __slots__ = ("function", "pace", "timeout")
+    __slots__ = ("function", "in_process", "pace", "timeout")
 
     def __init__(self, handler: Handler, function: Callable[[Task], Any], pace: Pace) -> None:
         self.function = function
+        self.in_process = handler.isolation == "process"
         self.pace = pace
         #: In seconds; None: as long as it takes. The type's row wins over the handler, see :meth:`Attempts.limit`.
         self.timeout: float | None = None if handler.timeout is None else handler.timeout.total_seconds()
@@ -90,7 +91,7 @@ class Attempts:
         self._ending = threading.Lock()
         self._watch = Watch(self._is_running)
         self._reporter = Reporter(settings, log, self._cancel, self._is_running)
-        self._children = Children(settings, log, self)
+        self._children = Children(settings, log, self, self._limit)
         self._kinds = {type: Kind(h, self._function(h), self.paces[type]) for type, h in handlers.items()}
 
     def _function(self, handler: Handler) -> Callable[[Task], Any]:
@@ -109,7 +110,9 @@ class Attempts:
         task = Task(id, type, data, created_by, attempt, self, saved, worker, began)
         self.running[id] = task
         if timeout is not None or kind.timeout is not None:
-            self._limit(task, timeout or kind.timeout)
+            task.limit = timeout or kind.timeout
+            if not kind.in_process:  # else its time runs from when the process has begun with it
+                self._limit(task)
         mean = kind.pace.mean
         cpu = None if mean is not None and mean < LEAST_CPU else time.thread_time()
         if self._tells:
@@ -132,7 +135,8 @@ class Attempts:
         task.reins = None if current is None else Coroutine(current)
         self.running[id] = task
         if timeout is not None or kind.timeout is not None:
-            self._limit(task, timeout or kind.timeout)
+            task.limit = timeout or kind.timeout
+            self._limit(task)
         if self._tells:
             self._bound(task).debug("task.started")
         try:
@@ -201,10 +205,9 @@ class Attempts:
             task.reins.ask()
         self._watch.at(time.monotonic() + self._settings.cancel_grace, task, self._overdue)
 
-    def _limit(self, task: Task, seconds: float | None) -> None:
-        assert seconds is not None  # noqa: S101
-        task.limit = seconds
-        self._watch.at(time.monotonic() + seconds, task, lambda task: self._cancel(task, "timeout"))
+    def _limit(self, task: Task) -> None:
+        if task.limit is not None:
+            self._watch.at(time.monotonic() + task.limit, task, lambda task: self._cancel(task, "timeout"))
 
     def _overdue(self, task: Task) -> None:
         """It was called off a grace ago and still runs."""

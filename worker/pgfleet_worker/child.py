@@ -33,6 +33,8 @@ from pgfleet_worker.usage import Meter, cpu_seconds, peak_memory
 from pgfleet_worker.wire import Message, Wire, pack, unpack_settings
 
 _PR_SET_PDEATHSIG = 1
+#: Short of memory, the kernel kills what has most of it and of these points (0 to 1000): a child rather than its worker.
+OOM_SCORE = 500
 #: Seconds between two progress messages that differ in numbers alone: the worker sends one a second on.
 PAUSE = 0.01
 
@@ -61,24 +63,27 @@ class Child:
             self._wire.send(self._run(message))
 
     def _run(self, message: Message) -> Message:
-        meter = Meter(fresh=self._fresh)
-        self._fresh = False
-        self._told = (0.0, None)
         id, type, text, created_by, attempt, saved = message["task"]
         task = Task(id, type, text, created_by, attempt, self, saved)
+        self._told = (0.0, None)
         try:
-            said = self._attempt(task, message["module"])
+            handler = self._handler(message["module"], type)
+        except BaseException as error:
+            return self._spent(Meter(fresh=False)) | pack(of_exception(task, error))
+        self._wire.send({"begun": id})  # from here on its end is the task's doing
+        meter = Meter(fresh=self._fresh)
+        self._fresh = False
+        try:
+            said = self._attempt(task, handler)
         except Cancelled as error:  # asked in between two statements of ours
             said = {"stopped": trace(error)}
-        cpu, peak = meter.read()
-        return said | {"cpu": cpu, "peak": peak, "total": cpu_seconds()}
+        return self._spent(meter) | said
 
-    def _attempt(self, task: Task, module: str) -> Message:
+    def _attempt(self, task: Task, handler: Handler) -> Message:
         try:
-            function = self._handler(module, task.type).function
             self._task = task
             try:
-                value = function(task)
+                value = handler.function(task)
             finally:
                 self._task = None
             return pack(of_return(task, value))
@@ -86,6 +91,10 @@ class Child:
             if task.cancelled:
                 return {"stopped": trace(error)}
             return pack(of_exception(task, error))
+
+    def _spent(self, meter: Meter) -> Message:
+        cpu, peak = meter.read()
+        return {"cpu": cpu, "peak": peak, "total": cpu_seconds()}
 
     def _handler(self, module: str, type: str) -> Handler:
         found = self._handlers.get((module, type))
@@ -172,10 +181,18 @@ def _die_with(parent: int, reins: int) -> None:
     threading.Thread(target=watch, name="worker-watch", daemon=True).start()
 
 
+def _die_first() -> None:
+    """Be the one that the kernel kills for want of memory, before the worker."""
+    points = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError, ValueError):
+        points.write_text(str(max(OOM_SCORE, int(points.read_text()))))
+
+
 def main() -> None:
     """What the worker starts."""
     wire, reins, parent = (int(argument) for argument in sys.argv[1:])
     _die_with(parent, reins)
+    _die_first()
     end = Wire(socket.socket(fileno=wire))
     told = end.receive()
     if told is None:

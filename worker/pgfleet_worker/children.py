@@ -28,10 +28,16 @@ from pgfleet_worker.wire import Message, Wire, pack_settings, unpack
 
 #: Seconds that a child has to end in by itself, once its wire is closed.
 LAST_WORDS = 1.0
+#: How many children may die before one of them has begun with a task.
+TRIES = 3
 
 
 class Died(Exception):
-    """The child has ended before it said what became of its task."""
+    """The child has ended before it said what became of its task; ``begun``: in the midst of it."""
+
+    def __init__(self, begun: bool) -> None:
+        super().__init__()
+        self.begun = begun
 
 
 class Child:
@@ -46,6 +52,7 @@ class Child:
         self._usage: resource.struct_rusage | None = None
         self._cpu = 0.0
         self._least_peak = 0
+        self._begun = False
         self.asked = False
         self.served = 0
         ours, theirs = socket.socketpair()
@@ -69,8 +76,9 @@ class Child:
         self._poll = select.poll()
         self._poll.register(ours, select.POLLIN)
         # Its end is told by the system itself: the wire may be held open by what a handler has forked.
-        self._end = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
-        if self._end >= 0:
+        self._end = -1
+        with contextlib.suppress(OSError, AttributeError):  # an old kernel, another system
+            self._end = os.pidfd_open(self.pid)
             self._poll.register(self._end, select.POLLIN)
         self._init = {"path": sys.path, "settings": pack_settings(settings)}
         log.debug("child.started", pid=self.pid)
@@ -80,8 +88,9 @@ class Child:
         """Has it not ended by itself since its last task?"""
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
-    def run(self, task: Task, module: str, lent: Surroundings) -> Outcome:
-        """Have it run one task. Raises :class:`Died`."""
+    def run(self, task: Task, module: str, lent: Surroundings, begun: Callable[[Task], None]) -> Outcome:
+        """Have it run one task; ``begun(task)`` is called when it has begun with that. Raises :class:`Died`."""
+        self._begun = False
         with self._lock:
             self._task = task
         if task.cancelled:  # before there was anybody to ask
@@ -95,7 +104,11 @@ class Child:
             row = [task.id, task.type, task.text, task.created_by, task.attempt, task.saved_text]
             self._send({"task": row, "module": module})
             while "total" not in (message := self._receive()):
-                self._serve(task, message, lent)
+                if "begun" in message:
+                    self._begun = True
+                    begun(task)
+                else:
+                    self._serve(task, message, lent)
         finally:
             with self._lock:
                 self._task = None
@@ -184,10 +197,7 @@ class Child:
         self._wire.close()
         until = time.monotonic() + LAST_WORDS
         while self.is_alive and time.monotonic() < until:
-            if self._end >= 0:
-                select.select([self._end], [], [], max(0.0, until - time.monotonic()))
-            else:
-                time.sleep(0.005)
+            time.sleep(0.002)
         with self._lock:
             self._kill()
             _, self._status, self._usage = os.wait4(self.pid, 0)
@@ -205,12 +215,12 @@ class Child:
         try:
             self._wire.send(message)
         except OSError as error:
-            raise Died from error
+            raise Died(self._begun) from error
 
     def _receive(self) -> Message:
         message = self._wire.receive()
         if message is None:
-            raise Died
+            raise Died(self._begun)
         return message
 
     def _wait(self) -> bool:
@@ -238,12 +248,14 @@ class Grip:
 
 
 class Children:
-    """The children of a worker's slots. ``lent`` is what their tasks may ask for."""
+    """The children of a worker's slots. ``lent`` is what their tasks may ask for; ``begun(task)`` is told of each that a
+    child has begun with."""
 
-    def __init__(self, settings: Settings, log: Logger, lent: Surroundings) -> None:
+    def __init__(self, settings: Settings, log: Logger, lent: Surroundings, begun: Callable[[Task], None]) -> None:
         self._settings = settings
         self._log = log
         self._lent = lent
+        self._told_begun = begun
         self._mine = threading.local()
         self._all: set[Child] = set()
 
@@ -252,17 +264,21 @@ class Children:
         module, most = handler.function.__module__, handler.tasks_per_process
 
         def run(task: Task) -> Told:
-            child = self._child()
-            task.reins = Grip(child, task)
-            try:
-                outcome = child.run(task, module, self._lent)
-            except Died:
-                outcome = child.post_mortem(task)
-                self._log.warning("child.died", pid=child.pid, task=task.id, type=task.type, how=child.how)
-                self._drop(child)
-            else:
-                if child.asked or child.served >= most:
+            for left in reversed(range(TRIES)):
+                child = self._child()
+                task.reins = Grip(child, task)
+                try:
+                    outcome = child.run(task, module, self._lent, self._told_begun)
+                except Died as death:
+                    outcome = child.post_mortem(task)
+                    self._log.warning("child.died", pid=child.pid, task=task.id, type=task.type, how=child.how)
                     self._drop(child)
+                    if left and not death.begun and not task.cancelled:
+                        continue  # the task had no part in that
+                else:
+                    if child.asked or child.served >= most:
+                        self._drop(child)
+                break
             return Told(outcome)
 
         return run

@@ -163,7 +163,10 @@ class Settler:
         if begun or self._tells:
             for outcome in outcomes:
                 log = self._bound(outcome)
-                (log.info if begun else log.debug)("task.released", delay=first.delay, reason=first.reason)
+                if row and not row[0]:
+                    log.warning("task.lost", outcome="released")
+                else:
+                    (log.info if begun else log.debug)("task.released", delay=first.delay, reason=first.reason)
         if first.delay:
             self._on_waiting(first.delay)
 

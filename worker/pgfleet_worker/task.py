@@ -121,7 +121,7 @@ class Task:
         """
         if self.cancelled:
             raise Cancelled(self.why)
-        self._process.progress(self, done, total, step)
+        self._process.progress(self, done, total, None if step is None else str(step))
 
     def checkpoint(self, value: Any) -> None:
         """Record ``value`` (anything JSON can say, 16 Mi characters at most), for the next attempt to go on from.
