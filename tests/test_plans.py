@@ -20,6 +20,7 @@ ROWS = 1_000_000
 DEAD = 20_000
 
 A_LANE = "lane_types => '{a}', lane_priorities => '{0}', lane_after => '{5000}'"
+LIMITED_LANES = "lane_types => '{a,d}', lane_priorities => '{0,0}', lane_after => '{5000,0}'"
 LANES = "lane_types => '{a,b,b}', lane_priorities => '{0,0,5}', lane_after => '{5000,5000,0}'"
 IDS = "(select array_agg(i) from generate_series(%s, %s) i)"
 
@@ -29,6 +30,21 @@ CALLS = {
     "claim, one lane": f"select * from claim_tasks('w', '{{a}}', 100, {A_LANE})",
     "claim, several lanes": f"select * from claim_tasks('w', '{{a,b}}', 100, {LANES})",
     "claim, by id": f"select * from claim_tasks('w', '{{a,b}}', 100, ids => {IDS % (9000, 9099)})",
+    "claim, targeted": "select * from claim_tasks('aimed', '{a}', 100)",
+    "claim, targeted among several types": "select * from claim_tasks('aimed', '{a,b,d}', 100)",
+    "claim, targeted by id": f"select * from claim_tasks('aimed', '{{a}}', 100, ids => {IDS % (ROWS + 1, ROWS + 100)})",
+    "claim, limited": "select * from claim_tasks('w', '{d}', 100)",
+    "claim, limited among several types": "select * from claim_tasks('w', '{a,b,d}', 100)",
+    "claim, limited lanes": f"select * from claim_tasks('w', '{{a,d}}', 100, {LIMITED_LANES})",
+    "claim, limited by id": f"select * from claim_tasks('w', '{{d}}', 100, ids => {IDS % (ROWS + 5101, ROWS + 5200)})",
+    "make room under a limit": (
+        f"select finish_tasks('held', {IDS % (ROWS + 5001, ROWS + 5010)}, array_fill(1, '{{10}}'), null);"
+        " set constraints all immediate"
+    ),
+    "end a part": f"select finish_tasks('held', '{{{ROWS + 20002}}}', '{{1}}', null); set constraints all immediate",
+    "crash parts": "select * from crash_parts('0')",
+    "set a first limit": "select configure_type('c', max_running => 5)",
+    "raise a limit": "select configure_type('d', max_running => 500)",
     "settle": f"select finish_tasks('held', {IDS % (1, 100)}, array_fill(1, '{{100}}'), null)",
     "settle, with costs": (
         f"select finish_tasks('held', {IDS % (1, 100)}, array_fill(1, '{{100}}'), null, array_fill(.1, '{{100}}'))"
@@ -43,7 +59,7 @@ CALLS = {
     "cancel what runs": "select cancel_task(1)",
     "retry": "select retry_task(20001)",
     "resume": "select resume_task(20003)",
-    "history": sql.queries("tasks")["executions"].replace("%(id)s", "20005"),
+    "history": sql.queries("tasks")["executions"] % {"id": 20005, "offset": 0, "limit": 50},
     "give back": f"select release_tasks('held', {IDS % (102, 199)}, array_fill(1, '{{98}}'))",
     "give back what nobody knows of": f"select release_unheld('held', {IDS % (1, 150)}, array_fill(1, '{{150}}'))",
     "leave": "select deregister_worker('held')",
@@ -59,7 +75,9 @@ OF_ONE = (
 WORKERS = """
     insert into workers (id, node, types, concurrency, version, lease, lease_expires_at)
     values ('w', 'n', '{a}', 1, '1', '1 day', now() + '1 day'), ('held', 'n', '{a}', 1, '1', '1 day', now() + '1 day'),
-           ('lost', 'n', '{a}', 1, '1', '1 s', now() - interval '1 day')
+           ('lost', 'n', '{a}', 1, '1', '1 s', now() - interval '1 day'),
+           ('aimed', 'm', '{a}', 1, '1', '1 day', now() + '1 day');
+    insert into task_types (name, max_running) values ('d', 200) on conflict do nothing
 """
 FILL = """
     insert into task_types (name) values ('a'), ('b'), ('c');
@@ -72,6 +90,18 @@ FILL = """
            case when i <= 300 then now() end, 1, case when i between 301 and 500 then now() - interval '1 s' end,
            case when i = 199 then 1 end, case when i = 200 then now() end, 0
     from generate_series(1, %s) i;
+    -- Behind them: 5,000 tasks that name a node, 10,000 of a type with a limit, and 5,000 parts, all but three done.
+    insert into tasks (type, status, worker, started_at, attempt, limited, node, parent, created_by)
+    select case when i <= 5000 then 'a' when i <= 15000 then 'd' else 'a' end,
+           case when i between 5001 and 5100 or i in (20001, 20002) then 'started'
+                when i between 15001 and 19998 then 'success' else 'fresh' end,
+           case when i between 5001 and 5100 or i = 20002 then 'held' when i in (15001, 20001) then 'all nodes' end,
+           case when i between 5001 and 5100 or i in (20001, 20002) then now() end, 1,
+           case when i between 5001 and 5100 then true end,
+           case when i <= 5000 then case i %% 2 when 0 then 'm' else 'elsewhere' end
+                when i > 15000 and i not in (15001, 20001) then 'node ' || i end,
+           case when i between 15002 and 19998 then %s + 15001 when i in (19999, 20000, 20002) then %s + 20001 end, 0
+    from generate_series(1, 20002) i;
     insert into task_attempts (task_id, attempt, worker, ended_at, status)
     select i, 0, 'w', now(), 'failure' from generate_series(20001, 40000) i;
 """
@@ -94,7 +124,7 @@ def deep(request: pytest.FixtureRequest, databases: Databases) -> Iterator[psyco
                 conn.execute(call)
         conn.execute("truncate workers")
     conn.execute(WORKERS)
-    conn.execute(FILL % ROWS)
+    conn.execute(FILL % (ROWS, ROWS, ROWS))
     if request.param == FRESH:
         conn.execute("analyze tasks")
     conn.autocommit = False
@@ -115,10 +145,10 @@ def reads(conn: psycopg.Connection[Any]) -> tuple[int, int]:
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_call_reads_what_it_touches(deep: psycopg.Connection[Any], call: str) -> None:
-    scans, rows = reads(deep)
-    deep.execute(CALLS[call])
-    after_scans, after_rows = reads(deep)
-    deep.rollback()
+    with deep.transaction(force_rollback=True):
+        scans, rows = reads(deep)
+        deep.execute(CALLS[call])
+        after_scans, after_rows = reads(deep)
     assert after_scans == scans
     # One task: looked for, locked, updated, seen by the history's foreign key. 100: in up to three lanes.
     assert after_rows - rows <= (8 if call in OF_ONE else 1500)

@@ -32,16 +32,20 @@ begin
     elsif lane_types is not null then
         wanted := array(
             select distinct y.type from unnest(lane_types, lane_priorities, lane_after) y(type, priority, after)
-            where y.type = any (having_limits) and exists (
+            cross join lateral (  -- not "exists", which may become a join that reads every fresh row
                 select from tasks t
                 where t.status = 'fresh' and t.node is null
-                  and t.type = y.type and t.priority = y.priority and t.id > y.after));
+                  and t.type = y.type and t.priority = y.priority and t.id > y.after
+                order by t.id limit 1) first
+            where y.type = any (having_limits));
     else
         wanted := array(
-            select y.type from unnest(having_limits) y(type)
-            where exists (select from tasks t where t.status = 'fresh' and t.node is null and t.type = y.type)
-               or exists (select from tasks t
-                          where t.status = 'fresh' and t.node = room_under_limits.node and t.type = y.type));
+            select distinct y.type from unnest(having_limits) y(type) cross join lateral (
+                (select from tasks t where t.status = 'fresh' and t.node is null and t.type = y.type
+                 order by t.priority desc, t.id limit 1)
+                union all
+                (select from tasks t where t.status = 'fresh' and t.node = room_under_limits.node and t.type = y.type
+                 order by t.priority desc, t.id limit 1)) first);
     end if;
 
     limited_types := '{}';
