@@ -20,9 +20,6 @@ from pgfleet import db
 from pgfleet.errors import DatabaseAway
 from pgfleet.settings import Settings
 
-#: Milliseconds after which Postgres gives up a statement of ours (a lock that never comes free); the answer is 503.
-STATEMENT_TIMEOUT = "30000"
-
 
 class Connections:
     """At most ``settings.api_threads`` connections in autocommit, made when they are needed. Thread- and fork-safe."""
@@ -31,13 +28,13 @@ class Connections:
         self._settings = settings
         self._places = threading.BoundedSemaphore(settings.api_threads)
         # The last used first: what a quiet hour doesn't need stays idle, and prepared statements stay warm.
-        self._idle: deque[db.Connection] = deque()
+        self._idle: deque[db.Patient] = deque()
         self._pid = os.getpid()
         self._away = False
         self._probing = threading.Lock()
 
     @contextmanager
-    def take(self) -> Iterator[db.Connection]:
+    def take(self) -> Iterator[db.Patient]:
         """A working connection for this block. Raises :class:`~pgfleet.errors.DatabaseAway`, without waiting for it."""
         if not self._places.acquire(timeout=self._settings.database_timeout):
             raise DatabaseAway("All connections to the database are busy.")
@@ -46,7 +43,10 @@ class Connections:
             try:
                 yield conn
             finally:
-                if conn.info.transaction_status == TransactionStatus.IDLE:
+                if conn.silent:
+                    self._away = True  # one at a time finds out whether it answers again...
+                    self.close()  # ...and the others would be as silent
+                elif conn.info.transaction_status == TransactionStatus.IDLE:
                     self._idle.append(conn)
                 else:  # lost, or a block left its transaction open
                     conn.close()
@@ -58,7 +58,7 @@ class Connections:
         while self._idle:
             self._idle.pop().close()
 
-    def _idle_one(self) -> db.Connection | None:
+    def _idle_one(self) -> db.Patient | None:
         if self._pid != os.getpid():  # after a fork: the parent's sockets are not ours (psycopg leaves them open)
             self._idle.clear()
             self._pid = os.getpid()
@@ -71,14 +71,14 @@ class Connections:
                 return conn
             conn.close()
 
-    def _new_one(self) -> db.Connection:
+    def _new_one(self) -> db.Patient:
         # While Postgres is away one request at a time finds out whether it is back; where it doesn't even refuse
         # (a dead host), the others don't have to wait for a timeout each.
         probing = self._away
         if probing and not self._probing.acquire(blocking=False):
             raise DatabaseAway("The database is away.")
         try:
-            conn = db.connect(self._settings, "pgfleet api", statement_timeout=STATEMENT_TIMEOUT)
+            conn = db.connect(self._settings, "pgfleet api", patience=self._settings.answer_timeout)
             self._away = False
             return conn
         except DatabaseAway:

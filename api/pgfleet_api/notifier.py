@@ -97,7 +97,10 @@ class Notifier:
         try:
             if self._conn is None or self._conn.closed:
                 # A crash of Postgres may lose this commit, which holds nothing: there is no flush to wait for.
-                self._conn = db.connect(self._settings, "pgfleet api notifier", synchronous_commit="off")
+                patience = self._settings.answer_timeout
+                self._conn = db.connect(
+                    self._settings, "pgfleet api notifier", patience=patience, synchronous_commit="off"
+                )
             return tasks.notify(self._conn, ids)
         except (PgfleetError, psycopg.Error) as error:
             if ids:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -13,6 +14,7 @@ from pgfleet.errors import DatabaseAway, SettingsError, from_postgres
 from pgfleet.settings import Settings
 
 Connection = psycopg.Connection[Any]
+T = TypeVar("T")
 
 #: A peer that silently vanished is noticed in under 30 s: 10 s idle, then three probes 5 s apart; unacknowledged
 #: data counts as lost after 25 s. Unix sockets ignore these.
@@ -35,14 +37,58 @@ SERVER_KEEPALIVE = {
 }
 
 
-#: What a role or database may set for others and the engine can't work under: its statements are short by design, its
-#: connections idle by nature, and a stale snapshot hides what a notification has just announced.
+#: Of the time that an answer may take, the part after which Postgres itself gives a statement up: one that waits for a
+#: lock is then told so, and only a link that is dead comes to the end of its patience.
+SERVERS_PART = 0.8
+
+#: What a role or database may set for others and the engine can't work under: its connections are idle by nature, and a
+#: stale snapshot hides what a notification has just announced.
 ENGINE = {
-    "statement_timeout": "0",
     "idle_session_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "default_transaction_isolation": "read\\ committed",
 }
+
+
+class Silent(psycopg.OperationalError):
+    """Postgres did not answer in time, and the connection has been closed."""
+
+
+class Patient(psycopg.Connection[Any]):
+    """A connection that waits :attr:`patience` seconds for an answer, and no more.
+
+    TCP's own timers notice a peer that acknowledges nothing. They don't notice a link that something between (a proxy, a
+    firewall, a host whose Postgres stands still) keeps up while no answer comes: that would be waited for without end.
+    """
+
+    patience = float("inf")
+    #: Was its end that Postgres didn't answer?
+    silent = False
+
+    def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
+        """As psycopg's, which asks the generator ten times a second whether to go on. Raises :class:`Silent`."""
+        if self.patience == float("inf"):
+            return super().wait(gen, *args, **kwargs)
+        try:
+            return super().wait(_within(gen, self.patience), *args, **kwargs)
+        except Silent:
+            self.silent = True
+            self.close()
+            raise
+
+
+def _within(gen: Generator[Any, Any, T], seconds: float) -> Generator[Any, Any, T]:
+    began = time.monotonic()
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if not ready and time.monotonic() - began > seconds:
+                raise Silent(f"Postgres has not answered for {seconds:g} s: the connection is dropped")
+            wanted = gen.send(ready)
+    except StopIteration as end:
+        answer: T = end.value
+        return answer
 
 
 def conninfo(settings: Settings, application: str, **session: str) -> str:
@@ -68,15 +114,30 @@ def conninfo(settings: Settings, application: str, **session: str) -> str:
 
 
 def connect(
-    settings: Settings, application: str, *, autocommit: bool = True, engine: bool = False, **session: str
-) -> Connection:
-    """A new connection, with ``session`` parameters set; those of :data:`ENGINE` too for the worker's own.
+    settings: Settings,
+    application: str,
+    *,
+    autocommit: bool = True,
+    engine: bool = False,
+    patience: float | None = None,
+    **session: str,
+) -> Patient:
+    """A new connection, with ``session`` parameters set.
 
+    ``engine``: one of the worker's own, whose statements are short by design: with the parameters of :data:`ENGINE`, and
+    a ``patience`` of ``settings.answer_timeout`` where none is given. Others wait for an answer as long as it takes.
     Raises :class:`DatabaseAway` where Postgres doesn't answer.
     """
-    parameters = {**ENGINE, **session} if engine else session
+    if engine:
+        session = {**ENGINE, **session}
+        patience = settings.answer_timeout if patience is None else patience
+    if patience is not None:
+        session = {"statement_timeout": f"{patience * SERVERS_PART * 1000:.0f}ms", **session}
     with ours():
-        return psycopg.connect(conninfo(settings, application, **parameters), autocommit=autocommit)
+        conn = Patient.connect(conninfo(settings, application, **session), autocommit=autocommit)
+    if patience is not None:
+        conn.patience = patience
+    return conn
 
 
 @contextmanager

@@ -124,6 +124,9 @@ class Settings:
     log_level: str = _field("info", _choice("debug", "info", "warning", "error"), "Least severe log event written.")
     log_format: str = _field("auto", _choice("auto", "json", "console"), "auto: console on a terminal, else JSON.")
     database_timeout: float = _field(5.0, _seconds(0.1, 600), "Seconds to wait for a connection to Postgres.")
+    answer_timeout: float = _field(
+        15.0, _seconds(0.2, 600), "Seconds to wait for an answer of Postgres; then the connection counts as dead."
+    )
 
     auth_secret_key: str = _field("", _text, "HS256 secret of the bearer tokens (BookLogr's AUTH_SECRET_KEY).")
     auth_jwks_url: str = _field("", _text, "JWKS URL for RS256/ES256 tokens, instead of the secret.")

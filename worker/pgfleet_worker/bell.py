@@ -16,7 +16,7 @@ from pgfleet.settings import Settings
 
 #: More ids than this in one burst: the loop walks the queue instead of looking each up.
 MOST_IDS = 1000
-#: Seconds of silence after which the connection is asked whether it is still there: a half-open socket never says.
+#: Seconds of silence, at most, after which the connection is asked whether it is still there: a half-open socket never says.
 PROBE = 10.0
 
 
@@ -36,6 +36,7 @@ class Bell:
         self._inner, self._outer = socket.socketpair()
         self._inner.setblocking(False)
         self._outer.setblocking(False)
+        self._probe = min(PROBE, settings.answer_timeout)
         self._heard = 0.0
         #: Set while the loop waits: whoever has news then rings, else the loop will look anyway.
         self.waiting = False
@@ -84,7 +85,7 @@ class Bell:
         if self._conn is not None:
             ear = self._conn.fileno()
             watched.append(ear)
-            timeout = min(timeout, PROBE)
+            timeout = min(timeout, self._probe)
         ready = _wait(watched, timeout)
         self.waiting = False
         if self._inner.fileno() in ready:
@@ -94,7 +95,7 @@ class Bell:
         if ear in ready:
             self._heard = time.monotonic()
             return self._ids()
-        if time.monotonic() - self._heard > PROBE:
+        if time.monotonic() - self._heard > self._probe:
             self._conn.execute("")
             self._heard = time.monotonic()
             return self._ids()
@@ -138,8 +139,9 @@ class Bell:
         self._overflow = self._overflow or len(ids) > MOST_IDS
         return ids[:MOST_IDS]
 
-    def _hears(self, timeout: float = 2.0) -> bool:
+    def _hears(self) -> bool:
         assert self._conn is not None  # noqa: S101
+        timeout = min(2.0, self._settings.answer_timeout / 2)
         channel = Identifier(f"pgfleet_{uuid.uuid4().hex}")
         self._conn.execute(SQL("listen {}").format(channel))
         with db.connect(self._settings, "pgfleet self-test") as other:

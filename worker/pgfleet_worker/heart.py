@@ -206,10 +206,12 @@ class Heart:
             # What a crash of Postgres can lose here is a heartbeat; the next one is seconds away. And a rescue that
             # waits for a lock on `tasks` (somebody builds an index) must not keep this worker from renewing.
             beat = self._settings.heartbeat * 1000
+            # A dead link must be noticed while there is time left to connect anew and renew.
             self._conn = db.connect(
                 self._settings,
                 "pgfleet heartbeat",
                 engine=True,
+                patience=min(self._settings.answer_timeout, max(1.0, self._settings.lease / 4)),
                 synchronous_commit="off",
                 lock_timeout=f"{beat / 2:.0f}ms",
                 statement_timeout=f"{beat:.0f}ms",

@@ -28,6 +28,8 @@ HOLD = 60.0
 REST = 4.0
 #: Seconds, for the same.
 LEAST_REST = 0.02
+#: Seconds that one step may take.
+PATIENCE = 60.0
 
 
 class Housekeeping:
@@ -58,7 +60,7 @@ class Housekeeping:
         while not self._stop.wait(min(MOST_PAUSE, self._again) * random.uniform(0.8, 1.0)):  # noqa: S311
             try:
                 with db.connect(
-                    self._settings, "pgfleet housekeeping", engine=True, lock_timeout="5s", statement_timeout="60s"
+                    self._settings, "pgfleet housekeeping", engine=True, patience=PATIENCE, lock_timeout="5s"
                 ) as conn:
                     self.purge(conn)
                     self.sweep(conn)
