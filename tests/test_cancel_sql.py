@@ -104,6 +104,7 @@ def test_the_end_said_twice_is_said_once_and_said_by_another_is_refused(database
     assert sqlstate(conn, END, WORKER, id, 2) == "PF004"
     assert [sqlstate(conn, END, WORKER, id, 1) for _ in range(2)] == [None, None]
     assert sqlstate(conn, END, OTHER, id, 1) == "PF004"
+    assert sqlstate(conn, END, WORKER, id, 2) == "PF004"
 
 
 ENDS: dict[str, Callable[[Connection, int], object]] = {
