@@ -16,6 +16,7 @@ from tests.support.fleet import (
     claim,
     column,
     create,
+    executions,
     lapse,
     put,
     register,
@@ -129,7 +130,7 @@ def test_whatever_ends_an_attempt_that_was_called_off_cancels_the_task_and_never
     assert (row["status"], row["worker"], row["started_at"]) == ("cancelled", WORKER, before["started_at"])
     assert (row["failure_count"], row["crash_count"]) == (0, 1 if end == "rescue_tasks" else 0)
     assert row["run_at"] is None
-    assert [one["status"] for one in tasks.executions(conn, id)] == ["cancelled"]
+    assert [one["status"] for one in executions(conn, id)] == ["cancelled"]
 
 
 def test_a_request_and_a_failure_that_meet_end_as_cancelled(database: Database) -> None:
@@ -275,7 +276,7 @@ def test_a_resume_goes_on_from_the_checkpoint_and_a_retry_begins_from_nothing(da
     for id in (resumed, retried):
         row = task(conn, id)
         assert (row["crash_count"], row["failure_count"], row["attempt"], row["error"]) == (0, 1, 1, None)
-        assert [one["status"] for one in tasks.executions(conn, id)] == ["crashed"]
+        assert [one["status"] for one in executions(conn, id)] == ["crashed"]
 
 
 def test_a_success_is_wholly_done_and_needs_its_checkpoint_no_more(database: Database) -> None:

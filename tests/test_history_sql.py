@@ -17,6 +17,7 @@ from tests.support.fleet import (
     claim,
     column,
     create,
+    executions,
     lapse,
     put,
     register,
@@ -32,7 +33,7 @@ COST = "1.5, 2048"  # CPU seconds, bytes
 def attempts(conn: Connection, id: int) -> list[tuple[Any, ...]]:
     """(attempt, worker, status, error, cpu_seconds, peak_memory) of each attempt, as operators are shown them."""
     names = ("attempt", "worker", "status", "error", "cpu_seconds", "peak_memory")
-    return [tuple(one[name] for name in names) for one in tasks.executions(conn, id)]
+    return [tuple(one[name] for name in names) for one in executions(conn, id)]
 
 
 def kept(conn: Connection, id: int) -> list[tuple[int, str]]:
@@ -49,7 +50,7 @@ def test_a_task_that_has_not_begun_has_no_attempts(database: Database) -> None:
     conn = database.connect()
     register(conn)
     for before in ("waiting", "fresh", "cancelled"):
-        assert tasks.executions(conn, put(conn, before)) == []
+        assert executions(conn, put(conn, before)) == []
 
 
 def test_a_first_attempt_that_ends_the_task_is_the_row_and_nothing_more_is_written(database: Database) -> None:
@@ -66,12 +67,12 @@ def test_an_attempt_tells_its_worker_its_node_and_when_it_began_and_ended(databa
     register(conn)
     id = create(conn, max_retries=1, retry_delay="0")
     claim(conn)
-    [running] = tasks.executions(conn, id)
+    [running] = executions(conn, id)
     assert (running["worker"], running["node"], running["status"]) == (WORKER, "node", "started")
     assert running["started_at"] == task(conn, id)["started_at"]
     assert running["ended_at"] is None
     conn.execute("select fail_task(%s, %s, 1, 'broke', 'trace')", [WORKER, id])
-    [failed] = tasks.executions(conn, id)
+    [failed] = executions(conn, id)
     assert failed["started_at"] == running["started_at"]
     assert failed["ended_at"] == task(conn, id)["updated_on"] > failed["started_at"]
     assert (failed["node"], failed["error"], failed["error_detail"]) == ("node", "broke", "trace")
@@ -82,7 +83,7 @@ def test_the_node_of_an_attempt_is_known_after_its_worker_is_forgotten(database:
     register(conn)
     id = put(conn, "success")
     conn.execute("select deregister_worker(%s)", [WORKER])
-    assert tasks.executions(conn, id)[0]["node"] == "node"
+    assert executions(conn, id)[0]["node"] == "node"
     assert value(conn, "select ended_at >= started_at from worker_history where id = %s", WORKER) is True
 
 
@@ -139,7 +140,7 @@ def test_the_error_of_an_earlier_attempt_is_not_told_of_a_later_one(database: Da
         assert claim(conn, worker=worker) == [id]
         lapse(conn, worker)
         conn.execute("select rescue_tasks()")
-    told = [(one["status"], one["error"], one["error_detail"]) for one in tasks.executions(conn, id)]
+    told = [(one["status"], one["error"], one["error_detail"]) for one in executions(conn, id)]
     assert told == [
         ("failure", "broke", "trace"),
         ("lost", None, None),
@@ -155,9 +156,9 @@ def test_a_retry_by_hand_keeps_the_attempt_that_had_ended_the_task(database: Dat
     if ended == "cancelled":
         cancel_asked(conn, id)
         conn.execute(f"select end_cancelled(%s, %s, 1, {COST})", [WORKER, id])
-    before = tasks.executions(conn, id)
+    before = executions(conn, id)
     tasks.retry(conn, id)
-    assert tasks.executions(conn, id) == before
+    assert executions(conn, id) == before
     assert kept(conn, id) == [(1, ended)]
 
 
@@ -165,9 +166,9 @@ def test_a_change_of_the_retry_policy_leaves_the_time_at_which_an_attempt_ended(
     conn = database.connect()
     register(conn)
     id = put(conn, "failure")
-    before = tasks.executions(conn, id)
+    before = executions(conn, id)
     tasks.configure(conn, id, max_retries=5)
-    assert tasks.executions(conn, id) == before
+    assert executions(conn, id) == before
 
 
 def test_a_task_cancelled_between_two_attempts_is_kept_once(database: Database) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.rows import dict_row
 
+from pgfleet import tasks
 from tests.support.waiting import wait_until
 
 Connection = psycopg.Connection[Any]
@@ -62,6 +63,11 @@ def task(conn: Connection, id: int) -> dict[str, Any]:
 
 def status(conn: Connection, id: int) -> str:
     return str(task(conn, id)["status"])
+
+
+def executions(conn: Connection, id: int) -> list[dict[str, Any]]:
+    """The task's attempts, the earliest first, as operators are told of them."""
+    return tasks.executions(conn, id).rows[::-1]
 
 
 def put(conn: Connection, wanted: str, **options: Any) -> int:
