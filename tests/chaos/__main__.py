@@ -54,7 +54,7 @@ class Soak:
             Creator("straight", url, self.seed, self.ledger, options.rate / 2, options.workers),
             Creator("crooked", self.link.url(url), self.seed, self.ledger, options.rate / 2, options.workers),
         ]
-        self.reader = Reader(url, self.seed, self.stage.export_dir)
+        self.reader = Reader(url, self.seed, self.ledger, self.stage.export_dir)
         self.clients = [*self.creators, Operator(url, self.seed, self.ledger), self.reader]
         self.mishaps = Mishaps(
             self.stage, self.fleet, self.link, self.seed, every=options.every, lease=options.lease,
@@ -75,9 +75,8 @@ class Soak:
             self.mishaps.turn()
             if time.monotonic() >= news:
                 news += NEWS
-                say(
-                    f"{time.monotonic() - began:4.0f} s  {len(self.ledger.ids)} tasks asked for, {self.mishaps.summary()}"
-                )
+                asked = f"{len(self.ledger.ids)} tasks asked for, {self.ledger.backlog} not ended"
+                say(f"{time.monotonic() - began:4.0f} s  {asked}; {self.mishaps.summary()}")
             time.sleep(0.02)
         say("healing, and letting the fleet finish")
         drained = self._drain()

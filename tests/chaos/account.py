@@ -49,6 +49,7 @@ class Facts:
     attempts: dict[int, dict[int, str]]
     exports: list[Row]
     workers: list[Row]
+    unended: list[str]
     max_crashes: dict[str, int]
     ledger: Ledger
     began: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -75,8 +76,9 @@ class Facts:
         attempts: dict[int, dict[int, str]] = defaultdict(dict)
         for task, attempt, status in conn.execute("select task_id, attempt, status from task_attempts"):
             attempts[task][attempt] = status
+        unended = [row[0] for row in conn.execute("select id from worker_history where ended_at is null")]
         crashes = dict(conn.execute("select name, max_crashes from task_types").fetchall())
-        facts = cls(tasks, audit, attempts, exports, workers, crashes, ledger)
+        facts = cls(tasks, audit, attempts, exports, workers, unended, crashes, ledger)
         for line in handlers.read_text(encoding="ascii").splitlines():
             what, task, attempt, process, word = line.split()
             match what:
@@ -297,6 +299,7 @@ def files(facts: Facts, folder: Path) -> list[str]:
 def fleet(facts: Facts) -> list[str]:
     """No worker is left that counts as live, and no run of a handler is left unexplained."""
     wrong = [f"worker {row['id']} still counts as live" for row in facts.workers]
+    wrong += [f"worker {id} has no end in worker_history" for id in facts.unended]
     for (id, attempt), count in facts.began.items():
         if id not in facts.tasks:
             wrong.append(f"a handler ran task {id}, which is not there")

@@ -47,6 +47,7 @@ def figures(soak: Soak, facts: Facts, drained: float | None) -> dict[str, Any]:
         "rescue after crash": _spread(_rescues(soak, facts, whole=True)),
         "that with Postgres up": _spread(_rescues(soak, facts, whole=True, calm=True)),
         "stop on SIGTERM": _spread(stops),
+        "attempts run twice": sum(count > 1 for count in facts.began.values()),
         "files swept": soak.swept,
         "drained in": drained and round(drained, 1),
         "changes seen": len(events),

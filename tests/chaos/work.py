@@ -21,13 +21,15 @@ from tests.chaos.files import torn
 
 #: Kinds of work and how often each comes, of 1000.
 MIX = {
-    "noop": 335, "bulk": 20, "nap": 110, "nap_async": 60, "export": 90, "flaky": 80, "doomed": 20, "long": 6,
-    "heeding": 15, "timed": 8, "deaf": 3, "stubborn": 2, "child": 35, "limited": 30, "steps": 36, "delayed": 70, "unique": 60,
+    "noop": 355, "bulk": 20, "nap": 110, "nap_async": 60, "export": 90, "flaky": 80, "doomed": 20, "long": 6,
+    "heeding": 15, "timed": 8, "deaf": 3, "stubborn": 2, "child": 15, "limited": 30, "steps": 36, "delayed": 70, "unique": 60,
     "targeted": 15, "everywhere": 5,
 }  # fmt: skip
 #: Readers of the demo library, and one who has no books.
 READERS = (1, 2, 3)
 UNIQUE_KEYS = 12
+#: Unended tasks at which the creators wait: more than the machine can do would only be waited for at the end.
+MOST_BACKLOG = 500
 #: Tasks in one create_tasks call.
 BULK = 10
 
@@ -45,6 +47,8 @@ class Ledger:
     retried: dict[int, int] = field(default_factory=dict)
     recent: list[int] = field(default_factory=list)
     lost_answers: int = 0
+    #: Tasks that have not ended, as the reader last saw.
+    backlog: int = 0
 
     def answered(self, key: str, id: int) -> None:
         self.ids[key] = id
@@ -98,6 +102,8 @@ class Creator(_Client):
         while not self.ending.wait(max(0.0, due - time.monotonic())):
             # Never in bursts: what an outage kept from being created is not made up for.
             due = max(due + 1 / self._rate, time.monotonic() - 0.5)
+            if self._ledger.backlog > MOST_BACKLOG:
+                continue
             kind = self.random.choices(list(MIX), list(MIX.values()))[0]
             if kind == "bulk":
                 self._bulk(conn)
@@ -240,16 +246,24 @@ class Operator(_Client):
 
 
 class Reader(_Client):
-    """Looks at each export as soon as its row can be seen: the file must be there, and whole."""
+    """Looks at each export as soon as its row can be seen: the file must be there, and whole. And at the backlog."""
 
-    def __init__(self, url: str, seed: str, folder: Path) -> None:
+    def __init__(self, url: str, seed: str, ledger: Ledger, folder: Path) -> None:
         super().__init__("reader", url, seed)
+        self._ledger = ledger
         self._folder = folder
         self._seen: set[int] = set()
         self.torn: list[str] = []
 
     def work(self, conn: psycopg.Connection[Any]) -> None:
-        while not self.ending.wait(0.2):
+        for turn in itertools.count():
+            if self.ending.wait(0.2):
+                return
+            if turn % 5 == 0:
+                row = conn.execute(
+                    "select count(*) from tasks where status in ('waiting', 'fresh', 'started')"
+                ).fetchone()
+                self._ledger.backlog = row[0] if row else 0
             last = max(self._seen, default=0)
             # Ids are given before the commit, so later ones may be seen first.
             rows = conn.execute("select id, filename, sha256, bytes from exports where id > %s", [last - 1000])
