@@ -93,6 +93,7 @@ class Soak:
         while time.monotonic() < began + DRAIN:
             for slot in self.fleet.look():
                 self.fleet.start(slot)  # a poison task's last victims
+            self.mishaps.resume()
             with self.stage.connect() as conn:
                 row = conn.execute(
                     "select count(*) from tasks where status in ('waiting', 'fresh', 'started')"

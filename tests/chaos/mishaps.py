@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pgfleet.errors import UnknownWorker
-from pgfleet.workers import Orders, order_worker
+from pgfleet.workers import Orders, list_workers, order_worker
 from tests.chaos.fleet import Fleet, Process, Slot
 from tests.chaos.stage import Stage
 from tests.support.proxy import Proxy
@@ -167,15 +167,22 @@ class Mishaps:
         worker = process.workers()[-1]
         if self._tell(worker, "pause"):
             began = time.time()
-            self._later(self._lease * self._random.uniform(0.2, 2), lambda: self._order_work(worker, began))
+            self._later(self._lease * self._random.uniform(0.2, 2), lambda: self._order_work(process, worker, began))
 
-    def _order_work(self, worker: str, began: float) -> None:
+    def _order_work(self, process: Process, worker: str, began: float) -> None:
         self.pauses.append((worker, began, time.time()))
-        self._tell(worker, "work")
+        self._tell(process.workers()[-1], "work")  # it may have lost its lease; it pauses on under its new id
 
     def _order_drain(self, slot: Slot, process: Process) -> None:
         if self._tell(process.workers()[-1], "drain"):
             process.drained = True
+
+    def resume(self) -> None:
+        """Have every worker work that pauses: one that was between two ids has not heard it."""
+        with self._stage.connect() as conn:
+            for worker in list_workers(conn):
+                if worker["status"] == "paused":
+                    self._tell(worker["id"], "work")
 
     def _tell(self, worker: str, orders: Orders) -> bool:
         """False where Postgres is away, or the worker is no more."""
