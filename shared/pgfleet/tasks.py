@@ -34,8 +34,12 @@ class Page:
     total: int
 
 
+#: Kept: json.dumps() makes one anew for every call that asks for anything (2.2 instead of 1.4 us a task).
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+
+
 def _text(data: Any) -> str | None:
-    return data if data is None or isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    return data if data is None or isinstance(data, str) else _ENCODER.encode(data)
 
 
 def _arguments(
@@ -165,17 +169,17 @@ def create_many(
     node: str | None = None,
 ) -> list[int]:
     """Create many tasks of one type in one statement; answers their ids in the order of ``data``."""
-    rows = db.call(
-        conn,
-        sql.queries("tasks")["create_tasks"],
-        type=type,
-        data=[_text(item) for item in data],
-        created_by=created_by,
-        priority=priority,
-        timeout=timeout,
-        node=node,
-    )
-    return [row[0] for row in rows]
+    args = {
+        "type": type,
+        "data": [_text(item) for item in data],
+        "created_by": created_by,
+        "priority": priority,
+        "timeout": timeout,
+        "node": node,
+    }
+    with db.ours():
+        row = conn.execute(sql.queries("tasks")["create_tasks"], args, binary=True).fetchone()
+    return list(row[0]) if row else []
 
 
 def create_for_all_nodes(

@@ -25,7 +25,9 @@ select create_task(
     max_retries => %(max_retries)s, retry_delay => %(retry_delay)s, unique_key => %(unique_key)s,
     timeout => %(timeout)s, node => %(node)s)
 -- name: create_tasks
-select create_tasks(%(type)s, %(data)s, %(created_by)s, %(priority)s, %(timeout)s, %(node)s)
+-- As arrays, and the texts in binary: psycopg escapes every text of an array otherwise (3.4 instead of 0.3 us a task).
+select array(select create_tasks(
+    %(type)s, %(data)b::text[], %(created_by)s, %(priority)s, %(timeout)s, %(node)s))
 -- name: create_for_all_nodes
 select create_for_all_nodes(
     %(type)s, %(data)s, %(created_by)s, priority => %(priority)s, max_retries => %(max_retries)s,
