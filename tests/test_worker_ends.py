@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pgfleet import migrate, tasks
-from pgfleet.settings import Settings
+from pgfleet import tasks
 from tests.support.database import Database
 from tests.support.processes import Processes
 from tests.test_worker import ended, register, worker
@@ -123,29 +122,3 @@ def test_a_worker_whose_connections_are_cut_goes_on(
     assert wait_until(ended(conn, tasks.create(conn, "echo", created_by=1)))["status"] == "success"
     row = wait_until(ended(conn, running))
     assert (row["status"], row["attempt"]) == ("success", 1)
-
-
-def test_postgres_may_stop_and_come_back(
-    own_postgres: Any, processes: Processes, wait_until: Wait, tmp_path: Path, settings: Settings
-) -> None:
-    database = Database(own_postgres.url())
-    here = database.settings(poll=600, lease=10.0)
-    migrate.migrate(here)
-    conn = database.connect()
-    process = worker(processes, "--types", "gated,echo", settings=here)
-    gate = tmp_path / "gate"
-    held = tasks.create(conn, "gated", {"gate": str(gate)}, created_by=1)
-    wait_until(begun(gate))
-    conn.close()
-    own_postgres.stop()
-    process.wait_for_event("database.away")
-    gate.touch()
-    process.wait_for_event("settle.waiting")
-    own_postgres.start()
-    process.wait_for_event("database.back")
-    conn = database.connect()
-    row = wait_until(ended(conn, held))
-    assert (row["status"], row["attempt"]) == ("success", 1)
-    assert wait_until(ended(conn, tasks.create(conn, "echo", created_by=1)))["status"] == "success"
-    assert process.stop() == 0
-    database.close()

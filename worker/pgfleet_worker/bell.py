@@ -144,7 +144,7 @@ class Bell:
         timeout = min(2.0, self._settings.answer_timeout / 2)
         channel = Identifier(f"pgfleet_{uuid.uuid4().hex}")
         self._conn.execute(SQL("listen {}").format(channel))
-        with db.connect(self._settings, "pgfleet self-test") as other:
+        with db.connect(self._settings, "pgfleet self-test", engine=True) as other:
             other.execute(SQL("notify {}").format(channel))
         heard = any(True for _ in self._until(timeout))
         self._conn.execute(SQL("unlisten {}").format(channel))

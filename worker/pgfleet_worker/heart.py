@@ -97,6 +97,7 @@ class Heart:
         self._paused = False
         self._due = float("inf")
         self._renewed = time.monotonic()
+        self._rescue_from = 0.0
 
     def run(self) -> None:
         """Beat. Postgres may be away: it tries on. Returns when there is nothing left to beat for."""
@@ -136,11 +137,17 @@ class Heart:
         self._due = self._renewed + self._settings.heartbeat
 
     def _beat(self) -> None:
-        self._due = time.monotonic() + self._settings.heartbeat
+        now = time.monotonic()
+        self._due = now + self._settings.heartbeat
+        if now - self._renewed > self._settings.lease:
+            # Postgres was away for us, so perhaps for all: who has just missed a lease like us is not dead. Let them
+            # come back before anybody's tasks are rescued; after a restart they would all have been.
+            self._rescue_from = now + self._settings.lease
         try:
             if not self._lost and not self._owner_stands_still():
                 self._renew()
-            self._rescue()
+            if now >= self._rescue_from:
+                self._rescue()
             self._pause.reset()
         except LostWorker:
             self._lost = True

@@ -104,7 +104,7 @@ class Life(ABC):
         waiting = Backoff()
         while not self._stopping:
             try:
-                with db.connect(self._settings, "pgfleet worker") as conn:
+                with db.connect(self._settings, "pgfleet worker", engine=True) as conn:
                     migrate.require_current(conn, self._settings)
                 self._connect()
                 return
@@ -174,6 +174,8 @@ class Life(ABC):
         self._log.error("worker.lost", worker=lost, queued=len(dropped), running=running)
         try:
             self._connect()
+        except LostWorker:
+            return  # the new one, already: the next turn finds out and comes here again
         except (psycopg.Error, DatabaseAway) as error:
             self._recover(error)
 
