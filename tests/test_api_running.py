@@ -12,11 +12,11 @@ from tests.support.database import Database
 from tests.support.fleet import OTHER, WORKER, claim, lapse, register, task
 
 
-def started(database: Database, call: Any) -> tuple[Any, int]:
+def started(database: Database, call: Any, **fields: Any) -> tuple[Any, int]:
     """A connection, and the id of a reader's export that WORKER has started."""
     conn = database.connect()
     register(conn, types=["csv_export"])
-    id = create(call)
+    id = create(call, **fields)
     assert claim(conn, types=["csv_export"]) == [id]
     return conn, id
 
@@ -79,10 +79,11 @@ def test_each_attempt_leaves_an_execution(database: Database, reader: Any, admin
 
 
 def test_an_execution_that_runs_has_no_end_and_not_the_last_ones_error(database: Database, reader: Any) -> None:
-    conn, id = started(database, reader)
-    conn.execute("select fail_task(%s, %s, 1, 'The disk is full.')", [WORKER, id])
-    assert reader("POST", f"/v1/tasks/{id}/retry").status_code == 200
-    assert [row["status"] for row in reader("GET", f"/v1/tasks/{id}/executions").json["list"]] == ["failure"]
+    conn, id = started(database, reader, max_retries=1)
+    conn.execute("select fail_task(%s, %s, 1, 'The disk is full.', retry_in => '0')", [WORKER, id])
+    page = reader("GET", f"/v1/tasks/{id}/executions").json
+    assert ([row["status"] for row in page["list"]], page["totalSize"]) == (["failure"], 1)
+    conn.execute("select promote_tasks()")
     assert claim(conn, types=["csv_export"]) == [id]
     running, failed = reader("GET", f"/v1/tasks/{id}/executions").json["list"]
     assert (running["attempt"], running["status"]) == (2, "started")

@@ -110,6 +110,7 @@ def test_a_type_is_watched_by_its_unfinished_tasks(run: Run, conn: Any) -> None:
     [
         ([], 2, "Say which tasks"),
         (["1", "--type", "job"], 2, "Say which tasks"),
+        (["--type", "jbo"], 1, "Error: Unknown task type: jbo\nHint: See which are known: pgfleet types list."),
         (["404", "405"], 1, "Error: No task exists with ID: 404, 405\nHint: See which exist: pgfleet tasks list."),
     ],
 )

@@ -16,7 +16,7 @@ from pgfleet.cli.each import each
 from pgfleet.cli.failure import Failure
 from pgfleet.cli.output import json_option, print_fields, print_json, print_table
 from pgfleet.cli.purge import purge
-from pgfleet.errors import TaskNotFound
+from pgfleet.errors import TaskNotFound, UnknownType
 
 COLUMNS = ("id", "type", "status", "worker", "priority", "attempt", "created_by", "created_at", "updated_on", "error")
 ATTEMPT_COLUMNS = (
@@ -249,6 +249,8 @@ def watch(ids: Sequence[int], type_: Sequence[str], max_wait: float | None, as_j
     ids = list(dict.fromkeys(ids))
     with connection("tasks watch") as conn:
         if type_:
+            if unknown := sorted(set(type_) - {row["name"] for row in tasks_module.types(conn)}):
+                raise UnknownType(f"Unknown task type: {', '.join(unknown)}")
             ids = tasks_module.unfinished(conn, type_, MOST_WATCHED + 1)
         elif missing := sorted(set(ids) - tasks_module.states(conn, ids).keys()):
             raise TaskNotFound(f"No task exists with ID: {', '.join(map(str, missing))}")
