@@ -304,6 +304,15 @@ def test_arguments_out_of_range_are_refused_by_name(database: Database, options:
     assert caught.value.sqlstate == "PF006"
 
 
+@pytest.mark.parametrize("run_at", ["infinity", "-infinity", "10000-01-01", "0001-01-01 BC"])
+def test_a_due_time_that_clients_can_not_read_is_refused(database: Database, run_at: str) -> None:
+    conn = database.connect()
+    register(conn)
+    assert sqlstate(conn, "select create_task('job', '', 1, run_at => %s)", run_at) == "PF006"
+    create(conn, run_at="9999-01-01")
+    assert tasks.find(conn).total == 1
+
+
 def test_a_task_without_its_maker_is_refused(database: Database) -> None:
     conn = database.connect()
     register(conn)

@@ -19,6 +19,11 @@ begin
             errcode = 'PF006',
             detail = format('Got %s and %s.', insert_task.max_retries, insert_task.retry_delay);
     end if;
+    -- Others, infinity among them, could be stored, but hardly any client can read them: the whole list would be lost to it.
+    if insert_task.run_at not between '0001-01-02 00:00+00' and '9999-12-30 00:00+00' then
+        raise exception 'run_at must lie in the years 1 to 9999.' using
+            errcode = 'PF006', detail = format('Got %s.', insert_task.run_at);
+    end if;
     perform require_placement(insert_task.timeout, insert_task.node);
 
     if insert_task.unique_key is null then
