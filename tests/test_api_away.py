@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from pgfleet import tokens
 from pgfleet.settings import Settings
-from pgfleet_api import connections, create_app
-from tests.support.api import create, refused
+from pgfleet_api import create_app
+from pgfleet_api.state import KEY
+from tests.support.api import refused
 from tests.support.database import Database
 
 WITHOUT = {"/health", "/metrics", "/openapi.json", "/docs"}
@@ -37,15 +36,15 @@ def test_every_route_that_needs_the_database_is_503_while_it_is_away(settings: S
 
 
 @pytest.mark.parametrize("method", ["DELETE", "GET"])
-def test_a_row_that_stays_locked_is_503_and_not_a_fault(
-    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch, as_user: Callable[..., Any], method: str
-) -> None:
-    monkeypatch.setattr(connections, "STATEMENT_TIMEOUT", "200")
-    call = as_user(1)
-    id = create(call)
+def test_a_row_that_stays_locked_is_503_and_not_a_fault(database: Database, settings: Settings, method: str) -> None:
+    app = create_app(dataclasses.replace(settings, answer_timeout=1.0))
+    client = app.test_client()
+    headers = {"Authorization": f"Bearer {tokens.mint(settings, 1)}"}
+    id = client.post("/v1/tasks", json={"type": "csv_export"}, headers=headers).get_json()["task_id"]
     with database.connect(autocommit=False) as gate:
         gate.execute("lock table tasks in access exclusive mode")
-        response = call(method, f"/v1/tasks/{id}")
+        response = client.open(f"/v1/tasks/{id}", method=method, headers=headers)
         refused(response, 503, "can't serve this now")
         assert response.headers["Retry-After"]
-    assert call("GET", f"/v1/tasks/{id}").json["status"] == "fresh"
+    assert client.get(f"/v1/tasks/{id}", headers=headers).get_json()["status"] == "fresh"
+    app.extensions[KEY].close()
