@@ -189,12 +189,12 @@ def test_after_kill_9_its_processes_end_and_the_next_run_takes_over(
 ) -> None:
     first = start(embedded_folder)
     before = first.ready()
-    assert len(alive(embedded_folder, "pgfleet.cli.main", "worker")) == 2
+    assert len(alive(embedded_folder, "pgfleet.cli.main", "worker")) == 4, "two, each with its keeper"
     first.end(signal.SIGKILL)
     assert (embedded_folder / "up.json").exists()  # what it left behind
     second = start(embedded_folder)  # at once: the first one's processes are still ending
     after = second.ready()
-    assert len(alive(embedded_folder, "pgfleet.cli.main", "worker")) == 2
+    assert len(alive(embedded_folder, "pgfleet.cli.main", "worker")) == 4, "two, each with its keeper"
     # The secret is kept, so yesterday's token is still good.
     request = urllib.request.Request(after["api_url"] + "/v1/files")
     request.add_header("Authorization", f"Bearer {before['tokens']['reader']}")
