@@ -63,11 +63,14 @@ class Child:
         return self.popen.pid
 
     def resident(self) -> int:
-        """Resident memory in bytes."""
+        """Resident memory in bytes, with that of its children as far as they don't share it."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
+                return int(line.split()[1]) * 1024 + sum(_private(child) for child in self._children())
         raise BenchmarkFailed(f"{self.name} has ended")
+
+    def _children(self) -> list[int]:
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     def check(self) -> None:
         """Raise :class:`BenchmarkFailed` with its last words if it has ended."""
@@ -136,3 +139,9 @@ def children(
 def module(name: str, *arguments: object) -> list[str]:
     """The command line of one of the project's modules."""
     return [sys.executable, "-m", name, *map(str, arguments)]
+
+
+def _private(pid: int) -> int:
+    """The bytes of a process's memory that are its alone."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Private_Clean:", "Private_Dirty:")))

@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 MARK = "__pgfleet_handler__"
 GROUP = "pgfleet.handlers"
+OWN = "pgfleet_worker.handlers.csv_export"
 
 F = TypeVar("F", bound="Callable[[Task], Any]")
 
@@ -143,6 +145,12 @@ def handler(
     return mark
 
 
+@cache
+def installed() -> tuple[str, ...]:
+    """The modules that installed packages offer. Looked for once: that reads what every package says of itself."""
+    return tuple(point.value for point in entry_points(group=GROUP))
+
+
 def load(modules: Iterable[str], types: Iterable[str] = ()) -> dict[str, Handler]:
     """The handlers of pgfleet itself, of installed entry points and of ``modules``, by type; later ones win.
 
@@ -150,7 +158,7 @@ def load(modules: Iterable[str], types: Iterable[str] = ()) -> dict[str, Handler
     for a type that nothing loaded serves.
     """
     found: dict[str, Handler] = {}
-    for name in ["pgfleet_worker.handlers.csv_export", *(e.value for e in entry_points(group=GROUP)), *modules]:
+    for name in [OWN, *installed(), *modules]:
         handlers = marked(_import(name))
         if not handlers:
             raise SettingsError(
