@@ -105,6 +105,19 @@ def test_a_handler_that_reports_learns_that_its_task_was_cancelled(
     assert (event["task"], event["type"], event["attempt"], event["worker"]) == (id, "reports", 1, row["worker"])
 
 
+def test_a_resumed_attempt_makes_no_estimate_of_what_an_earlier_one_had_done(
+    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
+) -> None:
+    conn = database.connect()
+    worker(processes, "--types", "goes_on_reporting")
+    gate = tmp_path / "gate"
+    id = tasks.create(conn, "goes_on_reporting", {"gate": str(gate)}, created_by=1, max_retries=1)
+    seen = "select progress, eta from tasks where id = %s and status = 'started' and current_step = 'going on'"
+    assert wait_until(lambda: conn.execute(seen, (id,)).fetchone()) == (0.9, None)
+    gate.touch()
+    assert result(wait_until(ended(conn, id))) == "done"
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 100.0

@@ -284,3 +284,16 @@ def odd_report(task: Task) -> list[str]:
 def odd_report_process(task: Task) -> list[str]:
     """:func:`odd_report`, in a process."""
     return _odd_report(task)
+
+
+@handler("goes_on_reporting")
+def goes_on_reporting(task: Task) -> str:
+    """Saves and fails; then reports once that nine tenths are done, and waits."""
+    if task.saved is None:
+        task.checkpoint(90)
+        raise RetryLater("half way", seconds=0)
+    task.progress(task.saved, 100, "going on")
+    gate = begin(task)
+    while not gate.exists():
+        time.sleep(0.005)
+    return "done"

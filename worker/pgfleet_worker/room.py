@@ -122,7 +122,7 @@ class Room:
         self._measure_rate(now)
         self._short = [t for t, pace in self._paces.items() if pace.mean is not None and pace.mean < SHORT]
         self._ahead = 0
-        if self._short and now >= self._no_ahead_until and self._stuck(threads, coroutines, now) < self._concurrency:
+        if self._short and now >= self._no_ahead_until and self._stuck(threads, coroutines, now) < self._slots:
             self._ahead = min(MOST_AHEAD, max(self._concurrency, round(self._rate * AHEAD)))
         self._least = max(
             1, self._ahead // 4
@@ -191,7 +191,7 @@ class Room:
     def held_up(self, threads: ThreadSlots, coroutines: AsyncSlots) -> bool:
         """Are tasks queued that no slot has taken for a while? Then stop claiming ahead, too."""
         now = time.monotonic()
-        if self._stuck(threads, coroutines, now) < self._concurrency or self._moved[1] != self._acknowledged:
+        if self._stuck(threads, coroutines, now) < self._slots or self._moved[1] != self._acknowledged:
             self._moved = (now, self._acknowledged)
             return False
         if now - self._moved[0] < HELD_UP:
