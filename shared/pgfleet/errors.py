@@ -72,6 +72,10 @@ class InvalidTask(PgfleetError):
     sqlstate = "PF006"
 
 
+class InvalidSchedule(InvalidTask):
+    """A schedule, a cron expression or another trigger can't be as it was given."""
+
+
 class UnknownWorker(PgfleetError):
     """No live worker has that id."""
 

@@ -2,7 +2,7 @@
 -- fire_trigger before that. None is answered to two callers at once, none waits for another, so there is no deadlock; what a
 -- caller drops, by dying, is due again at once.
 -- A trigger's schedule is locked with it, so that one caller at a time decides on overlap, by what is committed.
--- `before`: due times before it are not to be caught up (its schedule was disabled until then).
+-- `before`: due times before it are not to be caught up (its schedule was disabled until then; null: it never was).
 create or replace function due_triggers(quantity integer default 100)
 returns table (
     id bigint, schedule text, kind text, every interval, fixed_delay boolean, cron text, time_zone text, due_at timestamptz,

@@ -2,6 +2,7 @@
 --   due_times  the due times to make a run for, in order: one, several where missed ones are caught up, or none;
 --   next_due   the next one, later than all of them; null: off the clock (one-time, or waiting for its run's end);
 --   skipped    how many due times are not made up for, and `reason`, why.
+-- Neither due times nor a next one nor anything skipped: it can't be fired, is off the clock, and `reason` is its problem.
 -- Where a run of the schedule is unfinished its overlap rule decides: skip drops this due time, queue owes one run, allow
 -- makes it. Several due times at once are caught up one after the other, except under allow; a one-time trigger, which
 -- has no other due time, is owed, not skipped.
@@ -21,6 +22,7 @@ declare
     runs bigint[] := '{}';
     owes timestamptz[];
     busy boolean;
+    shelved boolean := coalesce(due_times, '{}') = '{}' and next_due is null and skipped = 0;
 begin
     select * into its from triggers t where t.id = fire_trigger.id and t.due_at is not null for update skip locked;
     if not found then
@@ -64,8 +66,8 @@ begin
     end if;
     update triggers t set
         due_at = next_due, unaimed = false,
-        done_at = case when t.kind = 'once' then now() end,
-        problem = case when t.kind = 'cron' and next_due is null then fire_trigger.reason end
+        done_at = case when t.kind = 'once' and not shelved then now() end,
+        problem = case when shelved then fire_trigger.reason end
     where t.id = its.id;
     return runs;
 end $$;

@@ -9,7 +9,7 @@ create table schedules (
     created_by       bigint not null default 0,
     priority         integer not null default 0,
     enabled          boolean not null default true,
-    enabled_at       timestamptz not null default now(),  -- what came due before, while it was disabled, is not caught up
+    enabled_at       timestamptz,                         -- again: what came due before, while disabled, is not caught up
     max_retries      integer check (max_retries between 0 and 1000),         -- null: its type's
     retry_delay      interval check (retry_delay between '0' and '365 days'),
     timeout          interval check (timeout > '0'),
