@@ -36,7 +36,7 @@ def bare(tmp_path: Path) -> Run:
 def test_help_lists_every_command_with_what_it_does(bare: Run) -> None:
     result = bare("--help")
     assert result.exit_code == 0
-    for name in ("api", "migrate", "settings", "tasks", "token", "worker", "workers"):
+    for name in ("api", "events", "migrate", "schedules", "settings", "tasks", "token", "worker", "workers"):
         assert f"\n  {name} " in result.stdout
 
 

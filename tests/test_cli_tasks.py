@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from pgfleet import schedules
 from pgfleet.settings import Settings
 from tests.support.cli import Run, answered, on_terminal
 from tests.support.database import environment
-from tests.support.fleet import WORKER, claim, put, register, task
+from tests.support.fleet import WORKER, claim, lapse, put, register, task
 
 
 def test_a_task_is_created_shown_cancelled_and_retried(run: Run, database: Any) -> None:
@@ -80,9 +81,46 @@ def test_in_a_pipe_a_row_is_a_line_of_tab_separated_cells(run: Run, database: An
     conn.execute("update tasks set error = E'two\\nlines\\tand a tab'")
     head, line = run("tasks", "list").stdout.splitlines()
     row = dict(zip(head.split("\t"), line.split("\t"), strict=True))
-    assert (row["id"], row["status"], row["worker"]) == (str(id), "failure", WORKER)
-    assert row["error"] == "two\\nlines\\tand a tab"
-    assert f"error\t{row['error']}" in run("tasks", "show", str(id)).stdout.splitlines()
+    assert (row["ID"], row["Status"], row["Worker"]) == (str(id), "failure", WORKER)
+    assert row["Error"] == "two\\nlines\\tand a tab"
+    assert f"error\t{row['Error']}" in run("tasks", "show", str(id)).stdout.splitlines()
+
+
+def test_the_list_has_the_columns_of_the_cluster_schedulers_contract(run: Run, database: Any) -> None:
+    conn = database.connect()
+    register(conn)
+    put(conn, "failure")
+    waits = put(conn, "waiting")
+    head, first, second = run("tasks", "list").stdout.splitlines()
+    columns = head.split("\t")
+    assert columns[:7] == ["ID", "Type", "Status", "Next Run", "Last Run", "Failures", "Persistent"]
+    waiting, failed = (dict(zip(columns, line.split("\t"), strict=True)) for line in (first, second))
+    assert (waiting["ID"], waiting["Next Run"], waiting["Last Run"]) == (str(waits), "2999-01-01 00:00:00+00:00", "")
+    assert (failed["Next Run"], failed["Last Run"] != "", failed["Failures"]) == ("", True, "1")
+    assert {waiting["Persistent"], failed["Persistent"]} == {"Storage"}
+
+
+def test_what_a_live_worker_keeps_in_memory_is_listed_behind_the_tasks_and_goes_with_it(
+    run: Run, database: Any
+) -> None:
+    conn = database.connect()
+    worker = register(conn)
+    id = put(conn, "fresh")
+    kept = {"name": "cache", "type": "cache", "enabled": True, "next_due": "2999-01-01T00:00:00+00:00", "failures": 2}
+    schedules.declare(conn, worker, in_memory=[kept])
+
+    def listed(*options: str) -> list[list[str]]:
+        head, *lines = run("tasks", "list", *options).stdout.splitlines()
+        rows = [dict(zip(head.split("\t"), line.split("\t"), strict=True)) for line in lines]
+        return [[row[name] for name in ("ID", "Next Run", "Failures", "Persistent")] for row in rows]
+
+    memory = ["cache", "2999-01-01 00:00:00+00:00", "2", "Memory"]
+    assert listed() == [[str(id), "", "0", "Storage"], memory]
+    assert listed("--type", "cache") == [memory]
+    assert listed("--status", "fresh") == listed("--type", "job") == [[str(id), "", "0", "Storage"]]
+    assert [row["id"] for row in answered(run("tasks", "list", "--json"))["list"]] == [id]
+    lapse(conn, worker)
+    assert listed() == [[str(id), "", "0", "Storage"]]
 
 
 def test_on_a_terminal_the_list_is_a_table(settings: Settings, database: Any) -> None:

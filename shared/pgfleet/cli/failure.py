@@ -12,6 +12,7 @@ from pgfleet.errors import PgfleetError
 
 #: The next command, where the error itself names none.
 HINTS: dict[type[PgfleetError], str] = {
+    errors.ScheduleNotFound: "See which exist: pgfleet schedules list.",
     errors.TaskNotFound: "See which exist: pgfleet tasks list.",
     errors.UnknownType: "See which are known: pgfleet types list.",
     errors.UnknownWorker: "See who is at work: pgfleet workers list.",

@@ -22,7 +22,7 @@ GROUP = "pgfleet.commands"
 
 OWN = {
     name: EntryPoint(name, f"pgfleet.cli.{name}:{name}", GROUP)
-    for name in ("migrate", "settings", "tasks", "token", "types", "up", "workers")
+    for name in ("events", "migrate", "schedules", "settings", "tasks", "token", "types", "up", "workers")
     if importlib.util.find_spec(f"pgfleet.cli.{name}")
 }
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import click
 
@@ -14,11 +15,18 @@ from pgfleet.cli import follow
 from pgfleet.cli.database import connection, max_wait_option
 from pgfleet.cli.each import each
 from pgfleet.cli.failure import Failure
+from pgfleet.cli.moments import moment
 from pgfleet.cli.output import json_option, print_fields, print_json, print_table
 from pgfleet.cli.purge import purge
+from pgfleet.cli.schedule_rows import MEMORY, STORAGE, for_table, of_memory
 from pgfleet.errors import TaskNotFound, UnknownType
 
-COLUMNS = ("id", "type", "status", "worker", "priority", "attempt", "created_by", "created_at", "updated_on", "error")
+#: What `list` shows, and how the cluster scheduler's contract calls it.
+COLUMNS = {
+    "id": "ID", "type": "Type", "status": "Status", "next_run": "Next Run", "last_run": "Last Run",
+    "failures": "Failures", "persistent": "Persistent", "worker": "Worker", "priority": "Priority",
+    "created_by": "Created By", "created_at": "Created At", "updated_on": "Updated On", "error": "Error",
+}  # fmt: skip
 ATTEMPT_COLUMNS = (
     "attempt", "status", "worker", "node", "started_at", "ended_at", "cpu_seconds", "peak_memory", "error"
 )  # fmt: skip
@@ -34,14 +42,6 @@ def _sort(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, 
     if field not in tasks_module.SORTABLE or direction not in ("", "asc", "desc"):
         raise click.BadParameter(f"{value!r}: expected one of {', '.join(tasks_module.SORTABLE)}, then :asc or :desc.")
     return field, direction == "desc"
-
-
-def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
-    """A time in ISO 8601; without an offset it is the local time."""
-    try:
-        return None if value is None else datetime.fromisoformat(value).astimezone()
-    except (ValueError, OverflowError):
-        raise click.BadParameter(f"{value!r} is no time: expected one such as 2026-01-31T08:00:00+01:00.") from None
 
 
 @click.group()
@@ -71,7 +71,7 @@ def list_(
     sort: tuple[str, bool],
     as_json: bool,
 ) -> None:
-    """Show tasks, the newest first. JSON has the shape of GET /v1/tasks."""
+    """Show tasks, the newest first, then what workers run on schedules of their memory. JSON: as GET /v1/tasks, tasks alone."""
     field, descending = sort
     with connection("tasks list") as conn:
         page = tasks_module.find(
@@ -85,10 +85,14 @@ def list_(
             sort=field,
             descending=descending,
         )
+        # What lives in workers' memory is no task, and has no status, owner or parent to match.
+        in_memory = [] if status or created_by is not None or parent or offset else of_memory(conn)
     if as_json:
         print_json({"list": page.rows, "offset": page.offset, "pageSize": len(page.rows), "totalSize": page.total})
         return
-    print_table(COLUMNS, page.rows, empty="No task matches.")
+    shown = [_listed(row) for row in page.rows]
+    shown += [_listed_memory(row) for row in in_memory if not type_ or row["type"] in type_]
+    print_table(list(COLUMNS.values()), shown, empty="No task matches.")
     last = page.offset + len(page.rows)
     if page.rows and (page.total > last or page.offset):
         click.echo(f"{page.offset + 1} to {last} of {page.total}; more: --offset, --limit.", err=True)
@@ -120,7 +124,7 @@ def show(id: int, as_json: bool) -> None:
 @click.option(
     "--priority", type=click.IntRange(-(2**31), 2**31 - 1), default=0, show_default=True, help="Higher first."
 )
-@click.option("--run-at", callback=_moment, metavar="TIME", help="Not before this time (ISO 8601).")
+@click.option("--run-at", callback=moment, metavar="TIME", help="Not before this time (ISO 8601).")
 @click.option("--delay", type=SECONDS, help="Not before so many seconds from now.")
 @click.option("--max-retries", type=click.IntRange(0, 1000), help="Default: its type's.")
 @click.option("--retry-delay", type=SECONDS, help="Seconds before the first retry; default: its type's.")
@@ -265,6 +269,29 @@ def watch(ids: Sequence[int], type_: Sequence[str], max_wait: float | None, as_j
     if as_json:
         print_json(list(rows.values()))
     follow.require(ids, rows, "success")
+
+
+def _listed(row: Mapping[str, Any]) -> dict[str, Any]:
+    mine = {
+        "next_run": row["run_at"] if row["status"] == "waiting" else None,
+        "last_run": row["started_at"],
+        "failures": row["failure_count"],
+        "persistent": STORAGE,
+    }
+    return {title: {**row, **mine}[name] for name, title in COLUMNS.items()}
+
+
+def _listed_memory(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """A schedule that a worker keeps in its memory, in the place of the tasks that it makes none of."""
+    row = for_table(schedule)
+    mine = {
+        "id": row["name"],
+        "status": "started" if row["running"] else "waiting" if row["next_due"] else None,
+        "next_run": row["next_due"],
+        "last_run": row["last_run_at"],
+        "persistent": MEMORY,
+    }
+    return {title: {**row, **mine}.get(name) for name, title in COLUMNS.items()}
 
 
 def _duration(seconds: float | None) -> timedelta | None:
