@@ -47,11 +47,11 @@ begin
                 runs := runs || made;
                 busy := its_schedule.overlap <> 'allow';
             end if;
-        elsif due = any (owes) then
+        elsif due = any (owes) or exists (select from tasks t where t.schedule = its_schedule.name and t.due_at = due) then
             null;  -- another trigger's due time too
         elsif cardinality(due_times) > 1 or its.kind = 'once' or (its_schedule.overlap = 'queue' and owes = '{}') then
             owes := owes || due;
-        elsif not exists (select from tasks t where t.schedule = its_schedule.name and t.due_at = due) then
+        else
             skipped := skipped + 1;
             reason := 'overlap';
         end if;
