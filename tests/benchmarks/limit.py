@@ -34,7 +34,7 @@ def main(dsn: str) -> None:
             batch = batches.get()
             ids = f"{{{','.join([str(id) for id, _ in batch])}}}"
             attempts = f"{{{','.join([str(attempt) for _, attempt in batch])}}}"
-            settle.execute(queries["finish"], (worker, ids, attempts, None), prepare=True)
+            settle.execute(queries["finish"], (worker, ids, attempts, None, None, None), prepare=True)
             places.release()
 
     threading.Thread(target=settle_all, daemon=True).start()
