@@ -7,6 +7,7 @@ left behind. Otherwise the logs, both ledgers and the database's tables stay in 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -29,6 +30,8 @@ from tests.support.waiting import wait_until
 
 #: Seconds for the fleet to work everything off once it is whole again.
 DRAIN = 90.0
+#: Seconds that a dead worker's processes may take to notice.
+LINGER = 10.0
 #: Seconds between the lines that say that it still runs.
 NEWS = 20.0
 
@@ -119,7 +122,7 @@ class Soak:
             "placement": account.placement(facts),
             "torn": [*self.reader.torn, *account.files(facts, self.stage.export_dir)],
             "fleet": [*ends, *self.fleet.unasked, *account.fleet(facts)],
-            "leftovers": [f"process {pid} is left" for pid in self.fleet.leftovers()],
+            "leftovers": self._leftovers(),
             "postgres": self.stage.complaints(),
             "load": [f"{client.name}: {client.problem!r}" for client in self.clients if client.problem],
         }
@@ -132,6 +135,13 @@ class Soak:
         if drained is None:
             self.wrong["lost"].append(f"the fleet did not finish within {DRAIN:g} s")
         return report.figures(self, facts, drained)
+
+    def _leftovers(self) -> list[str]:
+        """Processes that are still there some seconds after the last worker has ended."""
+        deadline = time.monotonic() + LINGER
+        while (left := self.fleet.leftovers()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return [f"process {pid} ({name}) is left" for pid, name in left.items()]
 
     def _sweep(self) -> None:
         """What killed workers left on the volume goes as it would an hour later."""
@@ -153,9 +163,9 @@ class Soak:
     def close(self) -> None:
         for client in self.clients:
             client.end()
-        self.fleet.close()
-        self.link.close()
-        self.stage.close()
+        with contextlib.ExitStack() as each:  # whatever one of them raises, the others are closed
+            for part in (self.stage, self.link, self.fleet):
+                each.callback(part.close)
 
 
 def main(arguments: list[str]) -> int:

@@ -32,6 +32,8 @@ ARROWS = {
     ("started", "crashed"), ("started", "cancelled"),
     ("failure", "fresh"), ("crashed", "fresh"), ("cancelled", "fresh"),
 }  # fmt: skip
+#: What is made for a node that has no worker any more crashes there.
+ARROWS_OF_PARTS = {("fresh", "crashed"), ("waiting", "crashed")}
 #: How each kind of work ends where nobody cancels it and no crash limit is reached.
 ENDS = {
     "doomed": {"failure"}, "timed": {"failure"}, "stubborn": {"failure"}, "poison": {"crashed"},
@@ -124,7 +126,8 @@ def settled(facts: Facts) -> list[str]:
         starts: Counter[int] = Counter()
         ends: Counter[int] = Counter()
         for before, event in zip([None, *events], events, strict=False):
-            if (event.old_status, event.new_status) not in ARROWS:
+            arrow = event.old_status, event.new_status
+            if arrow not in ARROWS and not (arrow in ARROWS_OF_PARTS and row["parent"] is not None):
                 wrong.append(f"task {id} went {event.old_status} -> {event.new_status}")
             if before is not None and (event.old_status, event.old_attempt) != (before.new_status, before.new_attempt):
                 wrong.append(f"task {id} changed unseen before {event.new_status}")
@@ -158,6 +161,8 @@ def right(facts: Facts) -> list[str]:
         may = set(ENDS.get(kind, {"success"}))
         if not facts.ledger.cancelled.isdisjoint({id, row["parent"]}):
             may.add("cancelled")
+        if row["parent"] is not None and (row["error"] or "").startswith(f"Node {row['node']} has no live worker"):
+            may.add("crashed")
         if row["crash_count"] > facts.max_crashes[row["type"]]:
             may = {"crashed", *(may & {"cancelled"})}
         if row["status"] not in may:

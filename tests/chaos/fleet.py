@@ -166,17 +166,15 @@ class Fleet:
                 wrong.append(f"{process.name} ended with {code} on SIGTERM with nothing in its way")
         return wrong
 
-    def leftovers(self) -> list[int]:
-        """Processes of this run that are still there: children whose worker has gone."""
+    def leftovers(self) -> dict[int, str]:
+        """Processes of this run, workers and all that they have started, that are there: pid -> its name."""
         mark = f"SOAK_RUN={self._run}".encode()
-        found = []
+        found = {}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                if (
-                    mark in (folder / "environ").read_bytes().split(b"\0")
-                    and "State:\tZ" not in (folder / "status").read_text()
-                ):
-                    found.append(int(folder.name))
+                status = (folder / "status").read_text()
+                if "State:\tZ" not in status and mark in (folder / "environ").read_bytes().split(b"\0"):
+                    found[int(folder.name)] = status.split("\n", 1)[0].removeprefix("Name:\t")
             except OSError:
                 continue
         return found

@@ -149,10 +149,11 @@ class Mishaps:
                 os.kill(pid, signal.SIGKILL)
                 return
             os.kill(pid, signal.SIGSTOP)
-        self._later(self._lease * roll.uniform(0.3, 3), lambda: self._wake(pid, process))
+        # Also where its worker has died meanwhile: then it has to see to its own end.
+        self._later(self._lease * roll.uniform(0.3, 3), lambda: self._wake(pid))
 
-    def _wake(self, pid: int, process: Process) -> None:
-        if pid in process.children():
+    def _wake(self, pid: int) -> None:
+        if pid in self._fleet.leftovers():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
