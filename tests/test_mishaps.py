@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,37 @@ def test_a_claim_whose_answer_was_lost_is_freed_although_its_worker_lives(
     row = wait_until(ended(conn, id))
     assert row["status"] == "success"
     assert row["failure_count"] == row["crash_count"] == 0
+
+
+def test_a_claim_is_not_forgotten_when_the_next_one_of_the_same_turn_breaks_the_connection(
+    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
+) -> None:
+    conn = database.connect()
+    here = database.settings(lease=1.5, heartbeat=0.3)
+    worker(processes, "--types", "gated,echo", "--concurrency", "4", settings=here)
+    for _ in range(20):  # from now on echo is known to be short, and claimed apart from what is not
+        wait_until(ended(conn, tasks.create(conn, "echo", created_by=1)))
+    conn.execute(
+        """
+        create sequence claims;
+        create function break() returns trigger language plpgsql as $$
+        begin
+            if nextval('claims') = 1 then perform pg_terminate_backend(pg_backend_pid()); end if;
+            return new;
+        end $$;
+        create trigger break before update on tasks for each row
+            when (new.type = 'echo' and new.status = 'started') execute function break()
+        """
+    )
+    # Unheard, so that both are found by one look: first what takes long, then what is short.
+    gate = tmp_path / "gate"
+    with conn.transaction():
+        for type, data in (("gated", json.dumps({"gate": str(gate)})), ("echo", "1")):
+            conn.execute("insert into tasks (type, data, created_by) values (%s, %s, 1)", (type, data))
+    wait_until(lambda: conn.execute("select is_called from claims").fetchone() == (True,))
+    wait_until(begun(gate))
+    gate.touch()
+    wait_until(lambda: tasks.find(conn, status=["success"]).total == 22)
 
 
 def test_a_new_attempt_runs_although_a_zombie_of_the_same_task_runs_here(

@@ -130,7 +130,12 @@ class Looks:
         looks: list[bool] = []
         thorough, self.thorough = self.thorough, False
         for ask in self._room.asks(thorough=thorough):
-            claimed = self._claims.next(worker, ask.quantity, ask.types)
+            try:
+                claimed = self._claims.next(worker, ask.quantity, ask.types)
+            except Exception:
+                # What this turn has claimed before would be held, and known to no slot: let the next reconcile free it.
+                self._room.drop(taken)
+                raise
             looks.append(self._claims.from_front)
             taken += self._room.take(claimed, more=len(claimed) == ask.quantity)
         if looks and all(looks):
