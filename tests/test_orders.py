@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,28 @@ def test_a_paused_worker_that_loses_its_lease_is_paused_under_its_new_id(
         lambda: conn.execute("select orders from workers where lost_at is null and orders <> 'work'").fetchone()
     )
     assert row == ("pause",)
+
+
+@pytest.mark.parametrize("orders", ["drain", "work"])
+def test_what_a_worker_was_told_while_it_stood_still_holds_under_its_new_id(
+    database: Database, processes: Processes, wait_until: Wait, orders: Any
+) -> None:
+    conn = database.connect()
+    register(conn, "echo")
+    process = worker(processes, "--types", "echo", settings=database.settings(poll=0.1))
+    first = id_of(process)
+    order_worker(conn, first, "pause")
+    process.wait_for_event("worker.paused")
+    process.popen.send_signal(signal.SIGSTOP)
+    order_worker(conn, first, orders)
+    conn.execute("update workers set lease_expires_at = '-infinity', lost_at = now() where id = %s", (first,))
+    process.popen.send_signal(signal.SIGCONT)
+    process.wait_for_event("worker.lost")
+    if orders == "drain":
+        assert process.wait() == 0
+    else:
+        id = tasks.create(conn, "echo", created_by=1)
+        assert wait_until(ended(conn, id))["worker"] == id_of(process) != first
 
 
 def test_a_worker_for_targeted_tasks_only_takes_what_names_its_node(

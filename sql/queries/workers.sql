@@ -38,6 +38,9 @@ select progress_task(%(worker)s, %(id)s, %(attempt)s, %(progress)s, %(current_st
 select checkpoint_task(%(worker)s, %(id)s, %(attempt)s, %(checkpoint)s)
 -- name: orders
 select orders, cancelled, attempts from worker_orders(%(worker)s)
+-- name: last_orders
+-- What a worker was told last, though it is lost by now.
+select orders from workers where id = %(worker)s
 -- name: release
 select release_tasks(%s, %s, %s, %s)
 -- name: release_unheld

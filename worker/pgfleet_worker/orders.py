@@ -61,8 +61,7 @@ class Orders:
         """
         worker = self._attempts.worker
         if worker != self._worker:
-            if self.standing != "work":  # registered under a new id: what was told to the old one holds for it too
-                db.call(conn, self._queries["order"], worker=worker, orders=self.standing)
+            self._inherit(conn, worker)
             self._worker = worker
         elif self.due_in > 0:
             return False
@@ -75,3 +74,10 @@ class Orders:
         self.standing = orders
         self._log.info(EVENTS[orders], worker=worker)
         return True
+
+    def _inherit(self, conn: db.Connection, worker: str) -> None:
+        """Registered under a new id: what was told to the old one last holds for it too, heard or not."""
+        row = db.call(conn, self._queries["last_orders"], worker=self._worker).fetchone()
+        last = row[0] if row else self.standing
+        if last != "work":
+            db.call(conn, self._queries["order"], worker=worker, orders=last)
