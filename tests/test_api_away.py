@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,11 @@ from tests.support.api import refused
 from tests.support.database import Database
 
 WITHOUT = {"/health", "/metrics", "/openapi.json", "/docs"}
+BODIES: dict[tuple[str, str], dict[str, Any]] = {
+    ("POST", "/v1/tasks"): {"type": "csv_export"},
+    ("PUT", "/v1/schedules/<name>"): {"type": "csv_export"},
+    ("PUT", "/v1/firing"): {"stopped": True},
+}
 
 
 def test_every_route_that_needs_the_database_is_503_while_it_is_away(settings: Settings) -> None:
@@ -27,8 +33,7 @@ def test_every_route_that_needs_the_database_is_503_while_it_is_away(settings: S
             if rule.rule in WITHOUT:
                 continue
             path = re.sub(r"<\w+>", "1", rule.rule) + ("?maxRetries=1" if rule.rule.endswith("/config") else "")
-            body = {"type": "csv_export"} if (method, rule.rule) == ("POST", "/v1/tasks") else None
-            response = client.open(path, method=method, headers=headers, json=body)
+            response = client.open(path, method=method, headers=headers, json=BODIES.get((method, rule.rule)))
             refused(response, 503, "The database is away.")
             assert response.headers["Retry-After"], path
             asked += 1

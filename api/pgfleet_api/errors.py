@@ -14,6 +14,8 @@ from pgfleet.errors import (
     DatabaseAway,
     InvalidTask,
     PgfleetError,
+    RunUnfinished,
+    ScheduleNotFound,
     SchemaError,
     TaskNotFound,
     UnknownType,
@@ -47,8 +49,10 @@ STATUS: dict[type[PgfleetError], int] = {
     InvalidToken: 401,
     TaskNotFound: 404,
     UnknownWorker: 404,
+    ScheduleNotFound: 404,
     NoSuchFile: 404,
     WrongState: 409,
+    RunUnfinished: 409,
     InvalidTask: 422,
     UnknownType: 422,
     DatabaseAway: 503,
@@ -89,10 +93,16 @@ def body(status: int, message: str, headers: Mapping[str, str] | None = None) ->
 
 def init_app(app: Flask) -> None:
     """Have every error of ``app`` answered in our form."""
-    app.register_error_handler(PgfleetError, _ours)
-    app.register_error_handler(HTTPException, _http)
-    app.register_error_handler(psycopg.Error, _postgres)
-    app.register_error_handler(Exception, _fault)
+    app.register_error_handler(Exception, answer)
+
+
+def answer(error: Exception) -> Response:
+    """The response to a request that raised ``error``; what operators need to know of it is logged."""
+    if isinstance(error, PgfleetError):
+        return _ours(error)
+    if isinstance(error, HTTPException):
+        return _http(error)
+    return _postgres(error) if isinstance(error, psycopg.Error) else _fault(error)
 
 
 def _ours(error: PgfleetError) -> Response:

@@ -40,10 +40,26 @@ def body(model: type[M]) -> M:
 
 def json_body() -> Any:
     """The request's JSON body, whatever it holds; refused as :func:`body` does."""
+    _require_json()
+    return _decoded(_read())
+
+
+def json_body_or_nothing() -> Any:
+    """As :func:`json_body`; None where there is no body, whatever its type is said to be."""
+    raw = _read()
+    if not raw:
+        return None
+    _require_json()
+    return _decoded(raw)
+
+
+def _require_json() -> None:
     kind = request.mimetype
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise Refused(415, f"The body must be application/json, not {kind or 'without a Content-Type'}.")
-    raw = _read()
+
+
+def _decoded(raw: bytes) -> Any:
     try:
         return _DECODER.decode(raw.decode())
     except UnicodeDecodeError as error:
@@ -117,7 +133,8 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     for item in error.errors(include_url=False, include_context=False):
         name = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            said.append(f"Unknown field {name[:100]!r}; known are {', '.join(model.model_fields)}.")
+            known = f"; known are {', '.join(model.model_fields)}" if len(item["loc"]) == 1 else ""
+            said.append(f"Unknown field {name[:100]!r}{known}.")
         elif item["type"] == "missing":
             said.append(f"{name} is missing.")
         else:

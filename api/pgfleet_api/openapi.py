@@ -16,7 +16,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from pgfleet import __version__
-from pgfleet_api import models
+from pgfleet_api import models, schedule_models
 from pgfleet_api.errors import TITLES
 
 V = TypeVar("V", bound=Callable[..., Any])
@@ -30,7 +30,7 @@ def documented(
     summary: str,
     description: str = "",
     *,
-    body: type[BaseModel] | None = None,
+    body: Any = None,
     query: type[BaseModel] | None = None,
     answers: Mapping[int, Any],
     errors: tuple[int, ...] = (),
@@ -131,7 +131,7 @@ def _operation(endpoint: str, path: str, operation: Mapping[str, Any]) -> dict[s
         },
     }
     if operation["body"] is not None:
-        described["requestBody"] = {"required": True, "content": _json(operation["body"])}
+        described["requestBody"] = {"required": operation["body"] is not Any, "content": _json(operation["body"])}
     return described
 
 
@@ -165,7 +165,7 @@ def _response(status: int, answer: Any) -> dict[str, Any]:
     return response
 
 
-SUCCESSES = {200: "OK", 202: "Accepted", 204: "No content", 206: "Partial content", 304: "Not modified"}
+SUCCESSES = {200: "OK", 201: "Created", 202: "Accepted", 204: "No content", 206: "Partial content", 304: "Not modified"}
 
 
 def _json(answer: Any) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def _json(answer: Any) -> dict[str, Any]:
 
 @cache
 def _schemas() -> dict[str, Any]:
-    requests: list[type[BaseModel]] = [models.NewTask]
+    requests: list[type[BaseModel]] = [models.NewTask, schedule_models.NewSchedule, schedule_models.NewFiring]
     responses: list[type[BaseModel]] = [
         models.TaskCreated,
         models.CancelRequested,
@@ -192,6 +192,11 @@ def _schemas() -> dict[str, Any]:
         models.ExecutionForAdmin,
         models.ExecutionPage,
         models.Worker,
+        schedule_models.Schedule,
+        schedule_models.SchedulePage,
+        schedule_models.Emitted,
+        schedule_models.Firing,
+        schedule_models.FiringChanged,
         models.File,
         models.Message,
         models.Error,

@@ -15,13 +15,14 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 def check(type: str, data: Any, user: User) -> str | None:
     """``data`` as it is stored. 422 for what can't be stored or is no payload of ``type``, 403 for another's books."""
-    text = _stored(data)
+    text = stored(data)
     if type == "csv_export" and data is not None:
         _check_export(_parsed(data) if isinstance(data, str) else data, user)
     return text
 
 
-def _stored(data: Any) -> str | None:
+def stored(data: Any) -> str | None:
+    """``data`` as text for the row; 422 for what Postgres can't store."""
     if data is None:
         return None
     try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from pgfleet.schedules import State, Trigger
 from pgfleet_api.models import Execution, ExecutionForAdmin, File, Task, TaskForAdmin, Worker
+from pgfleet_api.schedule_models import Schedule, ScheduleTrigger
 
 
 def time(value: datetime | None) -> str | None:
@@ -52,6 +54,25 @@ def worker(row: dict[str, Any]) -> Worker:
     """The response for one row of :func:`pgfleet.workers.list_workers`."""
     values = {name: row[name] for name in Worker.model_fields}
     return Worker.model_construct(**values | {name: time(row[name]) for name in ("started_at", "renewed_at")})
+
+
+def schedule(state: State) -> Schedule:
+    """The response for a schedule that is stored."""
+    values = {name: _plain(getattr(state, name)) for name in Schedule.model_fields if hasattr(state, name)}
+    values["triggers"] = [_trigger(one) for one in state.triggers]
+    return Schedule.model_construct(**values, persistent=True, storage="Storage", worker=None, last_error=None)
+
+
+def _trigger(trigger: Trigger) -> ScheduleTrigger:
+    return ScheduleTrigger.model_construct(
+        **{name: _plain(getattr(trigger, name)) for name in ScheduleTrigger.model_fields}
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return time(value)
+    return value.total_seconds() if isinstance(value, timedelta) else value
 
 
 def parsed(text: str | None) -> Any:

@@ -69,7 +69,9 @@ where (%(group)s::text is null or s.task_group = %(group)s)
   and (%(stale)s::boolean is null or %(stale)s = (
       s.declared and exists (select from live) and not exists (select from live where s.name = any (live.declares))))
 -- name: runs
-select t.*, y.max_retries as type_max_retries, y.retry_delay as type_retry_delay
+select t.*, y.max_retries as type_max_retries, y.retry_delay as type_retry_delay, y.timeout as type_timeout,
+       case when t.status = 'started' and t.eta is not null
+            then greatest(0, extract(epoch from t.eta - now()))::double precision end as seconds_left
 from tasks t left join task_types y on y.name = t.type
 where t.schedule = %(name)s order by t.id desc offset %(offset)s limit %(limit)s
 -- name: count_runs
