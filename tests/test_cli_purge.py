@@ -56,8 +56,9 @@ def test_files_it_can_not_reach_are_left_to_the_workers_and_told_of(
     id = put(conn, "success")
     path = export(conn, export_dir, id)
     result = run("tasks", "purge", "--older-than", "0", "--status", "success", EXPORT_DIR=str(export_dir / "nowhere"))
-    assert result.exit_code == 0
-    assert "1 of the files could not be removed" in result.stderr
+    assert result.exit_code == 1
+    assert result.stdout == "Purged 1 tasks (1 success) and 0 files.\n"
+    assert "1 files of purged tasks could not be removed" in result.stderr
     assert path.name in result.stderr
     assert path.exists()
 

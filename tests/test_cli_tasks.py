@@ -44,6 +44,30 @@ def test_two_ways_to_say_when_are_refused(run: Run) -> None:
     assert (result.exit_code, "give one" in result.stderr) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("option", "given", "code", "said"),
+    [
+        ("--user", "99999999999999999999", 2, "is not in the range"),
+        ("--user", "-1", 2, "is not in the range"),
+        ("--delay", "nan", 2, "expected a duration such as 90s"),
+        ("--timeout", "-3", 2, "expected a duration such as 90s"),
+        ("--timeout", "400d", 1, "timeout must be from 1 millisecond to 365 days."),
+        ("--retry-delay", "11574d", 1, "Got null and 11574 days."),
+        ("--unique-key", "", 1, "unique_key must not be empty."),
+        ("--node", "", 1, "node must be a server's name."),
+    ],
+)
+def test_a_task_that_can_not_be_is_refused_in_words(
+    run: Run, database: Any, option: str, given: str, code: int, said: str
+) -> None:
+    conn = database.connect()
+    register(conn)
+    result = run("tasks", "create", "job", "--user", "1", option, given)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert said in result.stderr
+    assert conn.execute("select count(*) from tasks").fetchone() == (0,)
+
+
 def test_a_unique_key_answers_the_task_that_holds_it(run: Run, database: Any) -> None:
     register(database.connect())
     ids = {run("tasks", "create", "job", "--user", "1", "--unique-key", "k").stdout for _ in range(2)}
@@ -70,7 +94,7 @@ def test_the_list_takes_the_apis_filters(run: Run, database: Any, options: list[
         put(conn, status)
     page = answered(run("tasks", "list", "--json", *options))
     assert [row["status"] for row in page["list"]] == expected
-    assert page["pageSize"] == len(expected)
+    assert page["pageSize"] == (1 if "--limit" in options else 50)
     assert page["totalSize"] == (3 if "--limit" in options else len(expected))
 
 

@@ -61,7 +61,8 @@ def test_what_is_set_holds_and_what_is_left_out_stays(run: Run, conn: Any) -> No
     [
         (["job"], 2, "Say what to set"),
         (["job", "--max-running", "-1"], 2, "is not in the range"),
-        (["job", "--timeout", "soon"], 2, "is not a valid float"),
+        (["job", "--timeout", "soon"], 2, "expected a duration such as 90s"),
+        (["job", "--retry-delay", "nan"], 2, "expected a duration such as 90s"),
         (["job", "--timeout", "0.0001"], 1, "timeout must be from 1 millisecond"),
         (["nonesuch", "--max-running", "1"], 1, 'Error: Unknown task type "nonesuch".'),
     ],

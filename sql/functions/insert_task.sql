@@ -17,12 +17,17 @@ begin
     if insert_task.max_retries not between 0 and 1000 or insert_task.retry_delay not between '0' and '365 days' then
         raise exception 'max_retries must be from 0 to 1000 and retry_delay from 0 to 365 days.' using
             errcode = 'PF006',
-            detail = format('Got %s and %s.', insert_task.max_retries, insert_task.retry_delay);
+            detail = format('Got %s and %s.', coalesce(insert_task.max_retries::text, 'null'),
+                            coalesce(insert_task.retry_delay::text, 'null'));
     end if;
     -- Others, infinity among them, could be stored, but hardly any client can read them: the whole list would be lost to it.
     if insert_task.run_at not between '0001-01-02 00:00+00' and '9999-12-30 00:00+00' then
         raise exception 'run_at must lie in the years 1 to 9999.' using
             errcode = 'PF006', detail = format('Got %s.', insert_task.run_at);
+    end if;
+    if insert_task.unique_key = '' then
+        raise exception 'unique_key must not be empty.' using
+            errcode = 'PF006', hint = 'Leave it out for a task of which there may be many.';
     end if;
     perform require_placement(insert_task.timeout, insert_task.node);
 

@@ -10,10 +10,17 @@ import click
 
 from pgfleet import db, migrate
 from pgfleet import settings as settings_module
+from pgfleet.cli.moments import length
 from pgfleet.errors import DatabaseAway
 
+
+def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    given = length(ctx, param, value)
+    return None if given is None else given.total_seconds()
+
+
 max_wait_option = click.option(
-    "--max-wait", type=click.FloatRange(0, 1e9), metavar="SECONDS", help="Wait so long at most, then fail."
+    "--max-wait", callback=_seconds, metavar="LENGTH", help="Wait so long at most, then fail: 90s, 12h."
 )
 
 

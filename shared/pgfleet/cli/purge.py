@@ -13,21 +13,15 @@ from pgfleet import housekeeping, tasks
 from pgfleet import settings as settings_module
 from pgfleet.cli.database import connection
 from pgfleet.cli.failure import Failure
+from pgfleet.cli.moments import length
 from pgfleet.cli.output import json_option, print_json
 
 #: Seconds between two steps: the queue comes first.
 REST = 0.05
 
 
-def _age(ctx: click.Context, param: click.Parameter, value: str) -> timedelta:
-    try:
-        return timedelta(seconds=settings_module.duration(value))
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r}: expected {error}.") from None
-
-
 @click.command()
-@click.option("--older-than", callback=_age, required=True, metavar="AGE", help="Since its end: 90s, 12h, 30d.")
+@click.option("--older-than", callback=length, required=True, metavar="AGE", help="Since its end: 90s, 12h, 30d.")
 @click.option(
     "--status",
     "statuses",
@@ -59,7 +53,7 @@ def purge(older_than: timedelta, statuses: Sequence[str], dry_run: bool, as_json
                 step = housekeeping.purge_step(conn, keep, after=after)
                 removed = housekeeping.remove(folder, step.files)
                 counts.update(step.tasks)
-                files += len(step.files)
+                files += len(removed.names)
                 left += removed.failed
                 if step.reached is None:
                     break
@@ -72,8 +66,8 @@ def purge(older_than: timedelta, statuses: Sequence[str], dry_run: bool, as_json
         click.echo(f"{'Would purge' if dry_run else 'Purged'} {counts.total()} tasks ({each}) and {files} files.")
     if left:
         name, why = left[0]
-        click.echo(
-            f"{len(left)} of the files could not be removed, {name} because: {why}\n"
+        raise Failure(
+            f"{len(left)} files of purged tasks could not be removed.",
+            f"{name}: {why}",
             "The next sweep of a worker that can reach the volume removes them.",
-            err=True,
         )

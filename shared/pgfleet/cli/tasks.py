@@ -15,7 +15,7 @@ from pgfleet.cli import follow
 from pgfleet.cli.database import connection, max_wait_option
 from pgfleet.cli.each import each
 from pgfleet.cli.failure import Failure
-from pgfleet.cli.moments import moment
+from pgfleet.cli.moments import length, moment
 from pgfleet.cli.output import json_option, print_fields, print_json, print_table
 from pgfleet.cli.purge import purge
 from pgfleet.cli.schedule_rows import MEMORY, STORAGE, for_table, of_memory
@@ -33,7 +33,7 @@ ATTEMPT_COLUMNS = (
 #: Attempts that `show` prints, and tasks that `watch` follows, at most.
 MOST_ATTEMPTS, MOST_WATCHED = 100, 10_000
 ID = click.IntRange(1, tasks_module.MAX_BIGINT)
-SECONDS = click.FloatRange(0, 1e9)
+USER = click.IntRange(0, tasks_module.MAX_BIGINT)
 
 
 def _sort(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, bool]:
@@ -55,7 +55,7 @@ tasks.add_command(purge)
 @tasks.command("list")
 @click.option("--status", type=click.Choice(tasks_module.STATUSES), multiple=True, help="Only these; repeatable.")
 @click.option("--type", "type_", multiple=True, help="Only these types; repeatable.")
-@click.option("--created-by", type=int, help="Only this user's.")
+@click.option("--created-by", type=USER, help="Only this user's.")
 @click.option("--parent", type=ID, help="Only the parts of this task, which was made for all nodes.")
 @click.option("--offset", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
@@ -88,7 +88,7 @@ def list_(
         # What lives in workers' memory is no task, and has no status, owner or parent to match.
         in_memory = [] if status or created_by is not None or parent or offset else of_memory(conn)
     if as_json:
-        print_json({"list": page.rows, "offset": page.offset, "pageSize": len(page.rows), "totalSize": page.total})
+        print_json({"list": page.rows, "offset": page.offset, "pageSize": limit, "totalSize": page.total})
         return
     shown = [_listed(row) for row in page.rows]
     shown += [_listed_memory(row) for row in in_memory if not type_ or row["type"] in type_]
@@ -120,18 +120,16 @@ def show(id: int, as_json: bool) -> None:
 @tasks.command()
 @click.argument("type")
 @click.argument("data", required=False)
-@click.option("--user", "created_by", type=int, required=True, help="Id of the user it is made for; 0: nobody's.")
+@click.option("--user", "created_by", type=USER, required=True, help="Id of the user it is made for; 0: nobody's.")
 @click.option(
     "--priority", type=click.IntRange(-(2**31), 2**31 - 1), default=0, show_default=True, help="Higher first."
 )
 @click.option("--run-at", callback=moment, metavar="TIME", help="Not before this time (ISO 8601).")
-@click.option("--delay", type=SECONDS, help="Not before so many seconds from now.")
+@click.option("--delay", callback=length, metavar="LENGTH", help="Not before so long from now: 90s, 12h, 30d.")
 @click.option("--max-retries", type=click.IntRange(0, 1000), help="Default: its type's.")
-@click.option("--retry-delay", type=SECONDS, help="Seconds before the first retry; default: its type's.")
+@click.option("--retry-delay", callback=length, metavar="LENGTH", help="Before the first retry; default: its type's.")
 @click.option("--unique-key", help="Answer the unfinished task of this type and key where there is one.")
-@click.option(
-    "--timeout", type=click.FloatRange(0.001, 31_536_000), help="Seconds an attempt may take; default: its type's."
-)
+@click.option("--timeout", callback=length, metavar="LENGTH", help="How long an attempt may take; default: its type's.")
 @click.option("--node", help="Only this server's workers take it.")
 @click.option("--all-nodes", is_flag=True, help="One task for each live node, and a parent that sums them up: its id.")
 @json_option
@@ -141,11 +139,11 @@ def create(
     created_by: int,
     priority: int,
     run_at: datetime | None,
-    delay: float | None,
+    delay: timedelta | None,
     max_retries: int | None,
-    retry_delay: float | None,
+    retry_delay: timedelta | None,
     unique_key: str | None,
-    timeout: float | None,
+    timeout: timedelta | None,
     node: str | None,
     all_nodes: bool,
     as_json: bool,
@@ -166,8 +164,8 @@ def create(
                 created_by=created_by,
                 priority=priority,
                 max_retries=max_retries,
-                retry_delay=_duration(retry_delay),
-                timeout=_duration(timeout),
+                retry_delay=retry_delay,
+                timeout=timeout,
             )
         else:
             id = tasks_module.create(
@@ -177,11 +175,11 @@ def create(
                 created_by=created_by,
                 priority=priority,
                 run_at=run_at,
-                delay=_duration(delay),
+                delay=delay,
                 max_retries=max_retries,
-                retry_delay=_duration(retry_delay),
+                retry_delay=retry_delay,
                 unique_key=unique_key,
-                timeout=_duration(timeout),
+                timeout=timeout,
                 node=node,
             )
     if as_json:
@@ -292,7 +290,3 @@ def _listed_memory(schedule: Mapping[str, Any]) -> dict[str, Any]:
         "persistent": MEMORY,
     }
     return {title: {**row, **mine}.get(name) for name, title in COLUMNS.items()}
-
-
-def _duration(seconds: float | None) -> timedelta | None:
-    return None if seconds is None else timedelta(seconds=seconds)

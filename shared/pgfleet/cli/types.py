@@ -10,6 +10,7 @@ import psycopg
 from pgfleet import tasks
 from pgfleet.cli.database import connection
 from pgfleet.cli.failure import Failure
+from pgfleet.cli.moments import length
 from pgfleet.cli.output import json_option, print_fields, print_json, print_table
 
 COLUMNS = (
@@ -18,7 +19,6 @@ COLUMNS = (
 )  # fmt: skip
 
 _count = click.IntRange(0, 1000)
-_year = click.FloatRange(0, 31_536_000)
 
 
 @click.group()
@@ -43,19 +43,24 @@ def list_(as_json: bool) -> None:
 @click.option(
     "--max-running", type=click.IntRange(0, 2**31 - 1), help="Tasks at once, over the whole fleet; 0: no limit."
 )
-@click.option("--timeout", type=_year, help="Seconds an attempt may take, then it has failed; 0: no limit.")
+@click.option(
+    "--timeout",
+    callback=length,
+    metavar="LENGTH",
+    help="An attempt that takes longer has failed; 0: no limit.",
+)
 @click.option("--max-retries", type=_count, help="Automatic retries after failures.")
-@click.option("--retry-delay", type=_year, help="Seconds before the first retry, doubled each time.")
-@click.option("--max-retry-delay", type=_year, help="Seconds before a retry, at most.")
+@click.option("--retry-delay", callback=length, metavar="LENGTH", help="Before the first retry, doubled each time.")
+@click.option("--max-retry-delay", callback=length, metavar="LENGTH", help="Before a retry, at most.")
 @click.option("--max-crashes", type=_count, help="Workers a task may lose before it is `crashed`.")
 @json_option
 def set_(
     name: str,
     max_running: int | None,
-    timeout: float | None,
+    timeout: timedelta | None,
     max_retries: int | None,
-    retry_delay: float | None,
-    max_retry_delay: float | None,
+    retry_delay: timedelta | None,
+    max_retry_delay: timedelta | None,
     max_crashes: int | None,
     as_json: bool,
 ) -> None:
@@ -69,10 +74,10 @@ def set_(
                 conn,
                 name,
                 max_running=max_running,
-                timeout=_duration(timeout),
+                timeout=timeout,
                 max_retries=max_retries,
-                retry_delay=_duration(retry_delay),
-                max_retry_delay=_duration(max_retry_delay),
+                retry_delay=retry_delay,
+                max_retry_delay=max_retry_delay,
                 max_crashes=max_crashes,
             )
         except psycopg.errors.LockNotAvailable:
@@ -85,7 +90,3 @@ def set_(
         print_json(row)
     else:
         print_fields({column: row[column] for column in COLUMNS})
-
-
-def _duration(seconds: float | None) -> timedelta | None:
-    return None if seconds is None else timedelta(seconds=seconds)
