@@ -90,6 +90,12 @@ def next_due_in(conn: db.Connection) -> float | None:
     return None if row is None or row[0] is None else float(row[0])
 
 
+def has_ends(conn: db.Connection) -> bool:
+    """Are there runs that have ended and are not accounted for? More than a look takes, or another worker is at it."""
+    row = db.call(conn, sql.queries("schedules")["has_ends"]).fetchone()
+    return bool(row and row[0])
+
+
 def plan(due: Due) -> Firing:
     """What becomes of a due trigger, by its clock and the schedule's catch-up rule. Pure: `at_present` is its now."""
     try:

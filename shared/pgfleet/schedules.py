@@ -200,6 +200,11 @@ def find(
     return Found(page, offset, row[0] if row else 0)
 
 
+def any_at_all(conn: db.Connection) -> bool:
+    """Is there any schedule?"""
+    return bool(_one(conn, "any"))
+
+
 def remove(conn: db.Connection, name: str) -> None:
     """Forget the schedule; its runs stay, and run on. Raises ScheduleNotFound."""
     db.call(conn, sql.queries("schedules")["remove"], name=name)

@@ -86,6 +86,10 @@ select w.id as worker, w.node, m.value as schedule
 from workers w cross join lateral jsonb_array_elements(w.memory_schedules) with ordinality m(value, n)
 where w.lost_at is null and w.lease_expires_at > now() and jsonb_typeof(w.memory_schedules) = 'array'
 order by w.id, m.n
+-- name: any
+select exists (select from schedules)
+-- name: has_ends
+select exists (select from run_ends)
 -- name: next_due_in
 select next_due_in()
 -- name: end_runs

@@ -56,7 +56,7 @@ select set_sleeping(%s, %s)
 -- name: is_quiet
 select fleet_is_quiet()
 -- name: listen
-listen task_created; listen worker_orders
+listen task_created; listen worker_orders; listen schedules_changed
 -- name: list
 -- `running` counts by the index of started tasks, one look a worker.
 select w.id, w.node, w.types, w.concurrency, w.only_targeted, w.schedules, w.version, w.started_at, w.renewed_at,

@@ -1,4 +1,5 @@
-"""The bell: this worker's ear on ``task_created`` and ``worker_orders``, and what wakes its loop from the inside."""
+"""The bell: this worker's ear on ``task_created``, ``worker_orders`` and ``schedules_changed``, and what wakes its loop from
+the inside."""
 
 from __future__ import annotations
 
@@ -42,6 +43,7 @@ class Bell:
         self.waiting = False
         self._overflow = False
         self._called: set[str] = set()
+        self._rescheduled = False
 
     def connect(self) -> bool:
         """LISTEN, on a new connection; then test that a NOTIFY comes through. False: it doesn't (a pooler between)."""
@@ -111,6 +113,11 @@ class Bell:
         called, self._called = self._called, set()
         return called
 
+    def rescheduled(self) -> bool:
+        """Have schedules changed, as heard since the last call?"""
+        rescheduled, self._rescheduled = self._rescheduled, False
+        return rescheduled
+
     def doze(self, timeout: float) -> None:
         """Wait until rung or ``timeout`` seconds have passed, deaf to Postgres: for while it is away."""
         ready = _wait(self._inside(), timeout)
@@ -134,6 +141,8 @@ class Bell:
         for note in self._conn.notifies(timeout=0):
             if note.channel == "worker_orders":
                 self._called.add(note.payload)
+            elif note.channel == "schedules_changed":
+                self._rescheduled = True
             elif note.payload.isdecimal() and len(note.payload) < 19:
                 ids.append(int(note.payload))
         self._overflow = self._overflow or len(ids) > MOST_IDS

@@ -16,7 +16,7 @@ import click
 from pgfleet import log
 from pgfleet.settings import from_env
 from pgfleet_worker import keeper
-from pgfleet_worker.handler import OWN, installed, load
+from pgfleet_worker.handler import OWN, installed, load, load_schedules
 from pgfleet_worker.loop import Worker
 
 #: Exit codes: stopped before all was settled; a fault of the worker's own (EX_SOFTWARE of sysexits.h).
@@ -37,9 +37,7 @@ def _names(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> tup
 @click.option("--concurrency", type=click.IntRange(1, 10_000), help="Tasks to run at once.")
 @click.option("--handlers", multiple=True, callback=_names, help="Modules with handlers, comma-separated.")
 @click.option("--only-targeted", is_flag=True, help="Take only tasks that name this node.")
-@click.option(
-    "--no-schedules", is_flag=True, help="Leave the fleet's chores (retention, the volume's sweep) to others."
-)
+@click.option("--no-schedules", is_flag=True, help="Fire no schedule, and leave the fleet's chores to others.")
 @click.option("--no-listen", is_flag=True, help="Only poll: for a pooler in transaction mode, which loses LISTEN.")
 def worker(
     nickname: str | None,
@@ -67,7 +65,13 @@ def worker(
     importlib.import_module(OWN)
     installed()
     kept = keeper.fork(settings)
-    process = Worker(settings, load(settings.handlers, settings.types), listen=not no_listen, keeper=kept)
+    process = Worker(
+        settings,
+        load(settings.handlers, settings.types),
+        load_schedules(settings.handlers),
+        listen=not no_listen,
+        keeper=kept,
+    )
 
     def end_within(seconds: float) -> None:
         # Even with Postgres hanging in the middle of a statement: an end that comes late is no end to a supervisor.

@@ -19,12 +19,15 @@ from importlib.metadata import entry_points
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pgfleet.errors import PgfleetError, SettingsError
+from pgfleet.errors import InvalidSchedule, PgfleetError, SettingsError
 
 if TYPE_CHECKING:
+    from pgfleet_worker.fleet import Declaration
     from pgfleet_worker.task import Task
 
 MARK = "__pgfleet_handler__"
+#: Of a function or a Fleet: the schedules declared with it.
+SCHEDULES = "__pgfleet_schedules__"
 GROUP = "pgfleet.handlers"
 OWN = "pgfleet_worker.handlers.csv_export"
 
@@ -159,8 +162,9 @@ def load(modules: Iterable[str], types: Iterable[str] = ()) -> dict[str, Handler
     """
     found: dict[str, Handler] = {}
     for name in [OWN, *installed(), *modules]:
-        handlers = marked(_import(name))
-        if not handlers:
+        module = _import(name)
+        handlers = marked(module)
+        if not handlers and not declared(module):
             raise SettingsError(
                 f"Module {name} holds no handler.", hint='Mark a function with @pgfleet_worker.handler("its-type").'
             )
@@ -176,6 +180,18 @@ def load(modules: Iterable[str], types: Iterable[str] = ()) -> dict[str, Handler
     for name in wanted:
         _require_importable(found[name])
     return {name: found[name] for name in wanted}
+
+
+def load_schedules(modules: Iterable[str]) -> list[Declaration]:
+    """What the same modules declare, by name. Raises :class:`~pgfleet.errors.InvalidSchedule` where two have one name."""
+    found: dict[str, Declaration] = {}
+    for name in [OWN, *installed(), *modules]:
+        for one in declared(_import(name)):
+            if found.setdefault(one.schedule.name, one) is not one:
+                raise InvalidSchedule(
+                    f'Schedule "{one.schedule.name}" is declared twice.', hint="Give each schedule a name of its own."
+                )
+    return [found[name] for name in sorted(found)]
 
 
 def _require_importable(handler: Handler) -> None:
@@ -200,6 +216,24 @@ def _import(name: str) -> ModuleType:
 
 
 def marked(module: ModuleType) -> dict[str, Handler]:
-    """The handlers that ``module`` holds, by type."""
+    """The handlers that ``module`` holds, and those that its schedules run, by type."""
     marks = (getattr(value, MARK, None) for value in vars(module).values())
-    return {mark.type: mark for mark in marks if isinstance(mark, Handler)}
+    found = {mark.type: mark for mark in marks if isinstance(mark, Handler)}
+    for one in declared(module):
+        if not one.in_memory and found.setdefault(one.handler.type, one.handler) is not one.handler:
+            raise InvalidSchedule(
+                f'Schedule "{one.schedule.name}" and another function of {module.__name__} both serve the type '
+                f"{one.handler.type}.",
+                hint="Give .run() the function that is marked for it, or the schedule another name.",
+            )
+    return found
+
+
+def declared(module: ModuleType) -> list[Declaration]:
+    """The schedules that ``module`` declares."""
+    found: list[Declaration] = []
+    for value in vars(module).values():
+        its = getattr(value, SCHEDULES, None)
+        if isinstance(its, tuple):
+            found += (one for one in its if one not in found)
+    return found

@@ -57,18 +57,7 @@ class Lease:
     def register(self, conn: db.Connection, handlers: Iterable[Handler]) -> str:
         """Register under a new id, with the types served; answers the id. From now on the heart renews its lease."""
         handlers = list(handlers)
-        for handler in sorted(handlers, key=lambda h: h.type):
-            db.call(
-                conn,
-                self._queries["register_type"],
-                name=handler.type,
-                description=handler.description,
-                for_readers=handler.for_readers,
-                max_retries=handler.max_retries,
-                retry_delay=handler.retry_delay,
-                timeout=handler.timeout,
-                max_running=handler.max_running,
-            )
+        self.register_types(conn, handlers)
         worker = new_worker_id(self._settings.nickname)
         db.call(
             conn,
@@ -88,6 +77,21 @@ class Lease:
         self.lost = False
         self._link.say(follow=worker)
         return worker
+
+    def register_types(self, conn: db.Connection, handlers: Iterable[Handler]) -> None:
+        """Make the handlers' types known; one that is known stays as it is."""
+        for handler in sorted(handlers, key=lambda h: h.type):
+            db.call(
+                conn,
+                self._queries["register_type"],
+                name=handler.type,
+                description=handler.description,
+                for_readers=handler.for_readers,
+                max_retries=handler.max_retries,
+                retry_delay=handler.retry_delay,
+                timeout=handler.timeout,
+                max_running=handler.max_running,
+            )
 
     def renew(self, conn: db.Connection) -> None:
         """Renew at once, over ``conn``: after a reconnect a claim needs a lease that has not lapsed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import psycopg
 
@@ -16,6 +16,8 @@ from pgfleet_worker.attempt import Attempts
 from pgfleet_worker.backoff import Backoff
 from pgfleet_worker.bell import Bell
 from pgfleet_worker.claims import Claims
+from pgfleet_worker.firing import Firing
+from pgfleet_worker.fleet import Declaration
 from pgfleet_worker.handler import Handler
 from pgfleet_worker.housekeeping import Housekeeping
 from pgfleet_worker.keeper import Keeper
@@ -38,10 +40,17 @@ class Life(ABC):
     it held is settled or given back."""
 
     def __init__(
-        self, settings: Settings, handlers: dict[str, Handler], *, listen: bool = True, keeper: Keeper | None = None
+        self,
+        settings: Settings,
+        handlers: dict[str, Handler],
+        schedules: Sequence[Declaration] = (),
+        *,
+        listen: bool = True,
+        keeper: Keeper | None = None,
     ) -> None:
         self._settings = settings
         self._handlers = handlers
+        self._schedules = schedules
         self._listens = listen
         self._log = log.get()
         self._lease = Lease(settings, self._log, keeper)
@@ -66,6 +75,7 @@ class Life(ABC):
             lambda: self._threads.queued + self._coroutines.queued,
         )
         self._housekeeping = Housekeeping(settings, self._log)
+        self._firing = Firing(settings, self._log, schedules, lambda: self._lease.place)
         self._troubles = Backoff()
         self._stopping = False
         self._hurried = False
@@ -123,6 +133,9 @@ class Life(ABC):
             )
         conn = self._claims.connect()
         if not self._attempts.worker:
+            # The types first: with --types, others than this worker takes.
+            self._lease.register_types(conn, [one.handler for one in self._schedules if not one.in_memory])
+            self._firing.register(conn)
             self._attempts.worker = self._lease.register(conn, self._handlers.values())
             self._log.info(
                 "worker.registered",
@@ -135,6 +148,7 @@ class Life(ABC):
         self._looks.begin_anew()
         self._rest.begin_anew()
         self._housekeeping.start()
+        self._firing.follow(conn, self._attempts.worker, deaf=self._rest.deaf)
 
     # -- recover
 
@@ -185,10 +199,12 @@ class Life(ABC):
         """Give back what has not begun, let what runs finish, give back the rest; the heartbeat ends last."""
         self._log.info("worker.stopping", worker=self._attempts.worker, running=len(self._attempts.running))
         self._housekeeping.stop()
+        self._firing.stop()
         self._give_back(self._threads.take_back() + self._coroutines.take_back())
         self._wait_for_running(self._settings.grace, patient=True)
         left = self._attempts.cancel_all("stopping")
         self._coroutines.cancel()
+        self._firing.memory.cancel()
         if left:
             self._log.warning("worker.grace_over", running=left)
             self._wait_for_running(LAST_WORDS, patient=False)
@@ -204,7 +220,11 @@ class Life(ABC):
     def _wait_for_running(self, seconds: float, *, patient: bool) -> None:
         """Until nothing runs any more, or so many seconds; a second signal ends a ``patient`` wait."""
         deadline = time.monotonic() + seconds
-        while self._attempts.running and time.monotonic() < deadline and not (patient and self._hurried):
+        while (
+            (self._attempts.running or self._firing.memory.busy)
+            and time.monotonic() < deadline
+            and not (patient and self._hurried)
+        ):
             self._bell.waiting = True
             self._bell.doze(min(0.05, deadline - time.monotonic()))
             self._hear_heart()  # somebody may want one of them cancelled, even now

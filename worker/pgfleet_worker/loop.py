@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pgfleet.errors import LostWorker
 from pgfleet.settings import Settings
+from pgfleet_worker.fleet import Declaration
 from pgfleet_worker.handler import Handler
 from pgfleet_worker.keeper import Keeper
 from pgfleet_worker.life import Life
@@ -14,9 +17,15 @@ class Worker(Life):
     """One worker process. :meth:`run` returns after :meth:`stop`, once everything it held is settled or given back."""
 
     def __init__(
-        self, settings: Settings, handlers: dict[str, Handler], *, listen: bool = True, keeper: Keeper | None = None
+        self,
+        settings: Settings,
+        handlers: dict[str, Handler],
+        schedules: Sequence[Declaration] = (),
+        *,
+        listen: bool = True,
+        keeper: Keeper | None = None,
     ) -> None:
-        super().__init__(settings, handlers, listen=listen, keeper=keeper)
+        super().__init__(settings, handlers, schedules, listen=listen, keeper=keeper)
         self._async = {name for name, handler in handlers.items() if handler.is_async}
 
     def _turn(self) -> None:
@@ -40,6 +49,8 @@ class Worker(Life):
     def _obey(self) -> None:
         """Do as the operators say: pause, go on, or end once all is done; call off the tasks they want cancelled."""
         changed = self._orders.ask(self._looks.connection, deaf=self._rest.deaf)
+        if changed:
+            self._firing.hold(self._orders.standing != "work")
         if (changed and self._orders.standing != "work") or self._orders.unstarted:
             self._orders.unstarted = False
             self._give_back(self._threads.take_back() + self._coroutines.take_back())
@@ -78,4 +89,7 @@ class Worker(Life):
             timeout = 0.0
         heard = self._bell.wait(timeout)
         self._orders.heard(self._bell.called())
+        if self._bell.rescheduled():
+            self._firing.start()
+            self._firing.ring()
         return heard

@@ -1,0 +1,193 @@
+"""Firing: the worker's part in starting what is due. A thread and a connection of its own, where the fleet has schedules.
+
+It sleeps until the next due time, as the database's clock has it, or until told that the schedules have changed. Every
+worker of the fleet does the same; what one fires the others pass over (``pgfleet.firing``, ``sql/README.md``).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+
+import psycopg
+
+from pgfleet import db, firing, schedules
+from pgfleet.errors import LostWorker, PgfleetError
+from pgfleet.log import Logger
+from pgfleet.settings import Settings
+from pgfleet_worker.backoff import Backoff
+from pgfleet_worker.fleet import Declaration
+from pgfleet_worker.memory import Memory
+
+#: Triggers fired in one transaction.
+BATCH = 100
+#: Seconds between two looks that neither a due time nor a notification asked for; and where none gets through.
+MOST_PAUSE = 10.0
+DEAF_PAUSE = 2.0
+#: Seconds that a worker comes after a due time for each that is before it in the fleet, and at most. So one fires and the
+#: others find it done, rather than all looking at once; and where the first is away or busy, the next is at hand.
+LATER, LATEST = 0.005, 0.02
+#: Seconds until another look where something is due that others have in hand, at first and at most.
+BUSY, BUSIEST = 0.02, 1.0
+#: Seconds after which Postgres ends the transaction of a worker that stands still between looking and firing: till then
+#: nobody else can fire what it has locked.
+HOLD = 10.0
+
+
+class Firing:
+    """Fires from :meth:`start` to :meth:`stop`; without ``settings.schedules`` it does nothing but register.
+
+    ``place`` tells this worker's among the live ones, from 0.
+    """
+
+    def __init__(
+        self, settings: Settings, log: Logger, declarations: Sequence[Declaration], place: Callable[[], int]
+    ) -> None:
+        self._settings = settings
+        self._log = log
+        self._stored = [one.stored for one in declarations if not one.in_memory]
+        self._names = [one.schedule.name for one in declarations]
+        self._place = place
+        self._registered = False
+        self._troubles = Backoff()
+        self._others = Backoff(BUSY, BUSIEST)
+        self._wake = threading.Condition()
+        self._rung = False
+        self._held = False
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._looked = float("-inf")
+        self._worker = ""
+        self._deaf = False
+        self._told, self._told_at = ("", -1), float("-inf")
+        #: What is kept in this process.
+        self.memory = Memory(settings, log, declarations)
+
+    def register(self, conn: db.Connection) -> None:
+        """Make what the code declares so; once: what an operator removes later stays removed until the next start.
+
+        Raises :class:`~pgfleet.errors.InvalidTask` for what Postgres doesn't take.
+        """
+        if not self._registered:
+            for name, what in schedules.put_all(conn, self._stored).items():
+                if what != "unchanged":
+                    self._log.info("schedule.registered", schedule=name, what=what)
+            self._registered = True
+
+    def follow(self, conn: db.Connection, worker: str, *, deaf: bool) -> None:
+        """After each connect: under this id, declare; and begin, where the fleet has schedules. ``deaf``: no notification
+        gets through. Raises :class:`~pgfleet.errors.LostWorker`."""
+        self._deaf = deaf
+        if worker != self._worker:
+            if self._names:
+                schedules.declare(conn, worker, names=self._names)
+            self._worker = worker
+        if deaf or self._names or schedules.any_at_all(conn):
+            self.start()
+        self.ring()
+
+    def start(self) -> None:
+        """Begin, where it hasn't yet; what is due is fired at once."""
+        if self._settings.schedules and self._thread is None:
+            self.memory.start()
+            self._thread = threading.Thread(target=self._run, name="firing", daemon=True)
+            self._thread.start()
+
+    def ring(self) -> None:
+        """The schedules have changed, or may have: look. From any thread."""
+        with self._wake:
+            self._rung = True
+            self._wake.notify()
+
+    def hold(self, held: bool) -> None:
+        """Fire nothing until told otherwise. From any thread."""
+        self._held = held
+        self.memory.hold("paused", held)
+        self.ring()
+
+    def stop(self) -> None:
+        """End; does not wait. A look that is cut off has fired nothing."""
+        self._stopping = True
+        self.memory.stop()
+        self.ring()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                with db.connect(
+                    self._settings,
+                    "pgfleet firing",
+                    engine=True,
+                    idle_in_transaction_session_timeout=f"{HOLD * 1000:.0f}ms",
+                ) as conn:
+                    self._work(conn)
+            except (psycopg.Error, PgfleetError) as error:
+                pause = self._troubles.next()
+                event = "firing.waiting" if db.is_away(error) else "firing.refused"
+                self._log.warning(event, error=str(error), pause=round(pause, 3))
+                self._sleep(pause, deaf=True)
+            except Exception:  # a fault of ours: it must not end the worker, and with it in turn the whole fleet
+                self._log.error("firing.failed", problem=traceback.format_exc())
+                self._sleep(MOST_PAUSE, deaf=True)
+
+    def _work(self, conn: db.Connection) -> None:
+        rung = True
+        while not self._stopping:
+            if self.memory:
+                self._see_to_memory(conn)
+            pause = self._most_pause() if self._held else self._look(conn, rung)
+            self._troubles.reset()
+            rung = self._sleep(pause)
+
+    def _look(self, conn: db.Connection, rung: bool) -> float:
+        """Fire what is due, and what has come with a run's end; answers the seconds until there may be more."""
+        if not rung and time.monotonic() - self._looked < self._most_pause():
+            due_in = firing.next_due_in(conn)
+            if due_in is None or due_in > 0:
+                return self._until(due_in)  # another has fired what we came for
+        self._looked = time.monotonic()
+        fired = firing.fire(conn, BATCH)
+        for schedule, problem in fired.problems:
+            self._log.error("schedule.shelved", schedule=schedule, problem=problem)
+        if fired.tasks:
+            self._log.debug("schedule.fired", triggers=fired.triggers, tasks=fired.tasks)
+        if fired.triggers == BATCH:
+            return 0.0
+        due_in = firing.next_due_in(conn)
+        if (due_in == 0 and not fired.triggers) or (rung and firing.has_ends(conn)):
+            self._looked = float("-inf")
+            return self._others.next()
+        self._others.reset()
+        return self._until(due_in)
+
+    def _until(self, due_in: float | None) -> float:
+        most = self._most_pause()
+        return most if due_in is None else min(most, due_in + min(LATEST, LATER * self._place()))
+
+    def _most_pause(self) -> float:
+        most = DEAF_PAUSE if self._deaf else MOST_PAUSE
+        return min(most, self._settings.heartbeat) if self.memory else most
+
+    def _sleep(self, seconds: float, *, deaf: bool = False) -> bool:
+        """So long, or until rung where not ``deaf`` to that; answers whether it was rung meanwhile."""
+        deadline = time.monotonic() + seconds
+        with self._wake:
+            while not self._stopping and (deaf or not self._rung) and (left := deadline - time.monotonic()) > 0:
+                self._wake.wait(left)
+            rung, self._rung = self._rung, False
+        return rung
+
+    def _see_to_memory(self, conn: db.Connection) -> None:
+        """Tell how those in memory do, at each heartbeat where that has changed; they stop with all others."""
+        self.memory.hold("stopped", schedules.is_stopped(conn))
+        news = (self._worker, self.memory.version)
+        now = time.monotonic()
+        if not news[0] or news == self._told or now - self._told_at < self._settings.heartbeat:
+            return
+        try:
+            schedules.declare(conn, news[0], in_memory=self.memory.shown())
+        except LostWorker:
+            return  # the loop hears of it too, and registers anew
+        self._told, self._told_at = news, now

@@ -1,0 +1,337 @@
+"""Schedules beside the code they run: a fluent builder, and a mark for functions.
+
+    fleet = Fleet()
+    fleet.schedule("data-sync").every(hours=1).run(sync_data).retry(3, delay=60).register()
+
+    @schedule("nightly", cron="0 2 * * *", tz="Europe/Stockholm")
+    @handler("thumbnails")
+    def thumbnails(task: Task) -> int: ...
+
+A module named with ``--handlers`` is searched for both. Each worker that loads it makes the schedules so in Postgres when it
+starts; what an operator has disabled stays disabled. Mistakes are raised where they are made.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import cached_property, wraps
+from typing import Any, NoReturn, Self, TypeVar
+
+from pgfleet import schedules
+from pgfleet.errors import InvalidSchedule
+from pgfleet.schedules import CatchUp, Overlap, Schedule, Trigger
+from pgfleet_worker.handler import MARK, SCHEDULES, Handler
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: What ``schedules`` takes for a name, and ``task_types``.
+_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.: -]{0,98}[A-Za-z0-9_.:-])?")
+_TYPE = re.compile(r"[a-z][a-z0-9_.-]{0,99}")
+
+
+class Fleet:
+    """The schedules of a module, in a global name of it. There may be several."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, Builder] = {}
+
+    def schedule(self, name: str) -> Builder:
+        """Begin a schedule; :meth:`Builder.register` ends it. Raises InvalidSchedule for a second one of that name."""
+        if name in self._begun:
+            _refuse(
+                name, "stands twice in this fleet", "Give each schedule a name of its own; one may have many triggers."
+            )
+        self._begun[name] = Builder(name)
+        return self._begun[name]
+
+    @property
+    def __pgfleet_schedules__(self) -> tuple[Declaration, ...]:
+        """What was registered. Raises InvalidSchedule for what was begun and not ended."""
+        for name, builder in self._begun.items():
+            if builder.registered is None:
+                _refuse(name, "was begun but not registered", "End it with .register().")
+        return tuple(builder.registered for builder in self._begun.values() if builder.registered is not None)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A schedule that stands in code: for the database, or ``in_memory``, for this process alone."""
+
+    schedule: Schedule
+    function: Callable[..., Any]
+    in_memory: bool = False
+
+    @cached_property
+    def handler(self) -> Handler:
+        """Its function as a handler: as it is marked, else of a type called as the schedule."""
+        marked = getattr(self.function, MARK, None)
+        if isinstance(marked, Handler):
+            return marked
+        name = self.schedule.name
+        if not self.in_memory and not _TYPE.fullmatch(name):
+            _refuse(
+                name,
+                "can't give its name to a task type",
+                "A type is lower-case letters, digits and _ . -; or mark the function with @handler(type).",
+            )
+        return Handler(name, _taking_a_task(name, self.function), self.schedule.description)
+
+    @property
+    def stored(self) -> Schedule:
+        """What is put into the database."""
+        return replace(self.schedule, type=self.handler.type)
+
+
+class Builder:
+    """Says what a schedule is, word by word, in any order; :meth:`register` checks it and ends."""
+
+    def __init__(self, name: str) -> None:
+        self._schedule = Schedule(name, "", declared=True)
+        self._function: Callable[..., Any] | None = None
+        self._in_memory = False
+        self._zone: str | None = None
+        self._said: dict[str, str] = {}  # by keyword: the words that make no sense in memory
+        #: What :meth:`register` made.
+        self.registered: Declaration | None = None
+
+    # -- when
+
+    def every(self, interval: timedelta | None = None, *, fixed_delay: bool = False, **units: float) -> Self:
+        """``every(hours=1)``, units as of ``timedelta``: from due time to due time; with ``fixed_delay`` from the end of a
+        run to the next one's start. The first time is one interval after it is first registered."""
+        return self._on(Trigger.interval(self._length("every", interval, units), fixed_delay=fixed_delay))
+
+    def cron(self, expression: str, tz: str | None = None) -> Self:
+        """When a cron expression says: 5 fields, 6 with seconds first, or ``@hourly`` and the like; in the time zone ``tz``
+        (``Europe/Stockholm``; default UTC)."""
+        if tz is not None:
+            if self._zone not in (None, tz):
+                self._refuse(f"has two time zones, {self._zone} and {tz}", "Make two schedules.")
+            self._zone = tz
+            self._change(time_zone=tz)
+        return self._on(Trigger.crontab(expression))
+
+    def on_event(self, name: str) -> Self:
+        """Whenever that event is emitted; the task's data then has it under ``event``."""
+        self._said["on_event"] = "an event makes a task"
+        return self._on(Trigger.on(name))
+
+    def after(self, delay: timedelta | None = None, **units: float) -> Self:
+        """Once, ``after(seconds=60)`` from when it is first registered."""
+        return self._on(Trigger.once(after=self._length("after", delay, units)))
+
+    def at(self, moment: datetime) -> Self:
+        """Once, at that time; the datetime needs a time zone."""
+        return self._on(Trigger.once(at=moment))
+
+    # -- what
+
+    def run(self, function: Callable[..., Any], data: Any = None) -> Self:
+        """What is run: a marked handler, whose type its tasks then have, or any function, which takes the
+        :class:`~pgfleet_worker.Task` or nothing, ``async`` or not. ``data`` is the tasks' data."""
+        if not callable(function):
+            self._refuse(f"can't run {function!r}", "Give .run() a function.")
+        if self._function is not None:
+            self._refuse("is told to run two functions", "Make two schedules.")
+        self._function = function
+        return self._change(data=data)
+
+    def retry(self, times: int, delay: float | timedelta | None = None) -> Self:
+        """Try a failed run again so often; ``delay`` in seconds before the first time, doubled at each further one."""
+        given = delay if delay is None or isinstance(delay, timedelta) else timedelta(seconds=delay)
+        return self._change(max_retries=times, retry_delay=given)
+
+    def timeout(self, seconds: float) -> Self:
+        """Call a run off that takes longer; it has failed."""
+        self._said["timeout"] = "nothing stops a thread"
+        return self._change(timeout=timedelta(seconds=seconds))
+
+    def priority(self, priority: int) -> Self:
+        """Higher goes first where slots are short."""
+        return self._change(priority=priority)
+
+    # -- how
+
+    def in_memory(self) -> Self:
+        """Run it inside each worker that loads this, and store nothing: to refresh a local cache, for instance."""
+        self._in_memory = True
+        return self
+
+    def on_all_nodes(self) -> Self:
+        """Each time on every node that has a live worker for it."""
+        self._said["on_all_nodes"] = "it runs in each worker that has it"
+        return self._change(all_nodes=True)
+
+    def on_node(self, node: str) -> Self:
+        """Only on that node."""
+        self._said["on_node"] = "it runs in each worker that has it"
+        return self._change(node=node)
+
+    def overlap(self, rule: Overlap) -> Self:
+        """When a due time comes and a run is unfinished: ``skip`` it (the default), ``queue`` one, ``allow`` it."""
+        if rule != "skip":
+            self._said["overlap"] = "it always skips"
+        return self._change(overlap=rule)
+
+    def catch_up(self, rule: CatchUp, limit: int = 100) -> Self:
+        """Due times that passed while nobody fired: run ``once`` (the default), ``none``, or ``all``, the last ``limit``."""
+        if rule != "once":
+            self._said["catch_up"] = "it is gone with its process"
+        return self._change(catch_up=rule, catch_up_limit=limit)
+
+    def group(self, name: str) -> Self:
+        """The group it is listed in."""
+        return self._change(group=name)
+
+    def describe(self, text: str) -> Self:
+        """What it is for."""
+        return self._change(description=text)
+
+    def register(self) -> Declaration:
+        """Check it, and have every worker that loads this module register it. Raises InvalidSchedule."""
+        its = self._schedule
+        if self.registered is not None:
+            self._refuse("is registered twice", "Call .register() once, at the end.")
+        if not _NAME.fullmatch(its.name):
+            self._refuse("has a name that can't be", "Use 1 to 100 letters, digits, spaces and _ . : -")
+        if self._function is None:
+            self._refuse("has nothing to run", "Give it a function: .run(function).")
+        if not its.triggers:
+            self._refuse("has no trigger", "Say when: .every(), .cron(), .on_event(), .after() or .at().")
+        if self._in_memory and self._said:
+            word, why = next(iter(self._said.items()))
+            self._refuse(f"is in_memory and has {word}: {why}", f"Leave out one of .in_memory() and .{word}().")
+        if its.all_nodes and its.node is not None:
+            self._refuse("is on_all_nodes and on_node", "Leave one of them out.")
+        if its.overlap not in ("skip", "queue", "allow"):
+            self._refuse(f"has overlap {its.overlap!r}", "It is skip, queue or allow.")
+        if its.catch_up not in ("none", "once", "all") or not 1 <= its.catch_up_limit <= 10_000:
+            self._refuse(f"has catch_up {its.catch_up!r}, limit {its.catch_up_limit}", "none, once or all; 1 to 10000.")
+        if its.max_retries is not None and not 0 <= its.max_retries <= 1000:
+            self._refuse(f"has {its.max_retries} retries", "Between 0 and 1000 can be.")
+        if (its.retry_delay or timedelta()) < timedelta() or (its.timeout or timedelta(1)) <= timedelta():
+            self._refuse("has a retry delay or timeout below 0", "Give seconds.")
+        for trigger in its.triggers:
+            if trigger.every is not None and not timedelta(milliseconds=10) <= trigger.every <= timedelta(days=3650):
+                self._refuse(f"comes every {trigger.every}", "Between 10 milliseconds and 3650 days can be.")
+            if trigger.event is not None and not _NAME.fullmatch(trigger.event):
+                self._refuse(f"names an event {trigger.event!r}", "Use 1 to 100 letters, digits, spaces and _ . : -")
+        try:
+            schedules.check(its)
+        except InvalidSchedule as error:
+            raise InvalidSchedule(f'Schedule "{its.name}" can\'t be: {error.message}', hint=error.hint) from None
+        _taking_a_task(its.name, self._function)
+        self.registered = Declaration(its, self._function, self._in_memory)
+        return self.registered
+
+    # -- the builder's own
+
+    def _on(self, trigger: Trigger) -> Self:
+        return self._change(triggers=(*self._schedule.triggers, trigger))
+
+    def _change(self, **fields: Any) -> Self:
+        self._schedule = replace(self._schedule, **fields)
+        return self
+
+    def _length(self, word: str, given: timedelta | None, units: dict[str, float]) -> timedelta:
+        try:
+            length = (given or timedelta()) + timedelta(**units)
+        except (TypeError, OverflowError):
+            length = timedelta(-1)
+        if length < timedelta() or (given is None and not units):
+            self._refuse(f"has .{word}() with no length of time", f"Write .{word}(hours=1), or give it a timedelta.")
+        return length
+
+    def _refuse(self, what: str, hint: str) -> NoReturn:
+        _refuse(self._schedule.name, what, hint)
+
+
+def schedule(
+    name: str,
+    *,
+    every: float | timedelta | None = None,
+    cron: str | None = None,
+    tz: str | None = None,
+    on_event: str | None = None,
+    after: float | timedelta | None = None,
+    at: datetime | None = None,
+    data: Any = None,
+    in_memory: bool = False,
+    on_all_nodes: bool = False,
+    on_node: str | None = None,
+    retry: int | None = None,
+    retry_delay: float | None = None,
+    priority: int = 0,
+    overlap: Overlap = "skip",
+    catch_up: CatchUp = "once",
+    group: str = "default",
+    description: str = "",
+) -> Callable[[F], F]:
+    """Mark a function as what a schedule runs, beside ``@handler`` where it has one; times in seconds.
+
+    The options are the words of :class:`Builder`; with several triggers any of them starts it. A function may have several
+    marks. Raises InvalidSchedule.
+    """
+
+    def length(given: float | timedelta) -> timedelta:
+        return given if isinstance(given, timedelta) else timedelta(seconds=given)
+
+    def mark(function: F) -> F:
+        its = Builder(name).run(function, data).priority(priority).overlap(overlap).catch_up(catch_up)
+        its = its.group(group).describe(description)
+        if every is not None:
+            its.every(length(every))
+        if cron is not None:
+            its.cron(cron, tz)
+        if on_event is not None:
+            its.on_event(on_event)
+        if after is not None:
+            its.after(length(after))
+        if at is not None:
+            its.at(at)
+        if in_memory:
+            its.in_memory()
+        if on_all_nodes:
+            its.on_all_nodes()
+        if on_node is not None:
+            its.on_node(on_node)
+        if retry is not None:
+            its.retry(retry, retry_delay)
+        setattr(function, SCHEDULES, (*getattr(function, SCHEDULES, ()), its.register()))
+        return function
+
+    return mark
+
+
+def _taking_a_task(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` as the worker calls it: with the task, which one without parameters does without."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return function  # C code that doesn't say
+    wanted = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    if len(wanted) > 1 or any(p.kind is p.KEYWORD_ONLY for p in wanted):
+        _refuse(name, f"can't call {function!r}", "Let it take one Task, or nothing.")
+    if wanted:
+        return function
+    if inspect.iscoroutinefunction(function):
+
+        @wraps(function)
+        async def bare_async(task: Any) -> Any:
+            return await function()
+
+        return bare_async
+
+    @wraps(function)
+    def bare(task: Any) -> Any:
+        return function()
+
+    return bare
+
+
+def _refuse(name: str, what: str, hint: str) -> NoReturn:
+    raise InvalidSchedule(f'Schedule "{name}" {what}.', hint=hint)
