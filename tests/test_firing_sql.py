@@ -104,6 +104,18 @@ def test_who_fires_while_another_does_takes_the_rest_and_waits_for_nothing(datab
     assert len(firing.fire(second).tasks) == 1
 
 
+def test_a_trigger_that_another_is_firing_is_left_to_it_even_when_named(database: Database) -> None:
+    conn = fleet(database, Schedule("s", "job", (HOURLY,)))
+    second = database.connect()
+    second.execute("set lock_timeout = '1 ms'")
+    come_due(conn)
+    fire = "select fire_trigger(id, array[due_at], due_at + '1 hour') from triggers"
+    with conn.transaction():
+        assert len(value(conn, fire)) == 1
+        assert value(second, fire) == []
+    assert value(conn, "select count(*) from tasks") == 1
+
+
 def test_two_triggers_of_one_schedule_are_never_judged_at_once(database: Database) -> None:
     conn = fleet(database, Schedule("s", "job", (HOURLY, Trigger.interval(2 * HOUR))))
     second = database.connect()
@@ -227,6 +239,17 @@ def test_a_queued_run_begins_when_the_run_before_ends_and_only_one_is_queued(dat
     assert schedules.get(conn, "s").successes == 2
 
 
+def test_a_queued_run_waits_for_the_last_of_several_unfinished_runs(database: Database) -> None:
+    conn = fleet(database, Schedule("s", "job", (HOURLY, Trigger.on("e")), overlap="queue"))
+    for _ in range(2):
+        schedules.emit(conn, "e")
+    come_due(conn)
+    firing.fire(conn)
+    for expected in (0, 1):
+        finish(conn)
+        assert len(firing.fire(conn).tasks) == expected
+
+
 def test_a_run_that_ends_while_a_firing_owes_another_lets_it_begin(database: Database) -> None:
     conn = fleet(database, Schedule("s", "job", (HOURLY,), overlap="queue"))
     second = database.connect()
@@ -237,3 +260,28 @@ def test_a_run_that_ends_while_a_firing_owes_another_lets_it_begin(database: Dat
         finish(second)  # waits for nothing, and can't know of what is owed
         assert firing.fire(second).tasks == []
     assert len(firing.fire(second).tasks) == 1
+
+
+def test_a_look_reads_nothing_of_twenty_thousand_idle_and_disabled_schedules(database: Database) -> None:
+    conn = fleet(database)
+    conn.execute(
+        "insert into schedules (name, type, enabled) select 's' || n, 'job', n % 2 = 0 from generate_series(1, 20000) n"
+    )
+    conn.execute(
+        "insert into triggers (schedule, kind, every, due_at, paused)"
+        " select name, 'interval', '1 hour', now() + case when enabled then '1 hour' else '-1 hour' end::interval, not enabled"
+        " from schedules"
+    )
+    read = (
+        "select coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0) from pg_stat_xact_user_tables"
+        " where relname in ('schedules', 'triggers', 'tasks', 'run_ends')"
+    )
+    for statistics in ("none", "fresh"):
+        if statistics == "fresh":
+            conn.execute("analyze")
+        with conn.transaction():
+            before = value(conn, read)
+            assert conn.execute("select * from due_triggers()").fetchall() == []
+            assert value(conn, "select end_runs()") == []
+            assert value(conn, "select next_due_in()") > 3000
+            assert value(conn, read) - before <= 5
