@@ -3,7 +3,8 @@
 A lane is a (type, priority); its watermark is the last id this worker claimed there. Behind it the claim costs the same
 however many dead entries a long transaction keeps at the queue's front. What lands before it (a late commit, a retried
 task) or in a lane not yet known (another priority) is found by the id in its notification, or by a look from the front,
-which may have to walk all those dead entries: so such looks take at most a thirtieth of the time, whatever one costs.
+which may have to walk all those dead entries: so what such looks take beyond an ordinary claim is at most a thirtieth of
+the time. Beyond: where the network or the machine is slow, so is everything, and not looking would help nobody.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ Lane = tuple[str, int]
 
 #: Lanes remembered; the least recently used are dropped and found again from the front.
 MOST_LANES = 32
-#: A look from the front may take this part of the time...
+#: What a look from the front takes beyond an ordinary claim may be this part of the time...
 FRONT_SHARE = 0.03
+#: ...or more, so that the next look comes within so many seconds...
+MOST_FRONT_PAUSE = 30.0
 #: ...and while the lanes are full comes no more often than this, in seconds: what bounds a newcomer's wait.
 FRONT_PAUSE = 0.05
 
@@ -35,6 +38,8 @@ class Claims:
         self._lanes: dict[Lane, int] = {}
         self._notified: dict[Lane, int] = {}
         self._front_due: dict[tuple[str, ...] | None, float] = {}
+        self._excess: dict[tuple[str, ...] | None, float] = {}
+        self._usual = 0.0
         self.conn: db.Connection | None = None
         #: Was the last :meth:`next` a look from the front?
         self.from_front = False
@@ -46,6 +51,8 @@ class Claims:
         self._lanes.clear()
         self._notified.clear()
         self._front_due.clear()
+        self._excess.clear()
+        self._usual = 0.0
         return self.conn
 
     def close(self) -> None:
@@ -59,7 +66,9 @@ class Claims:
 
         Tells nothing of what lies before these ids: they become watermarks only once a look found no more.
         """
+        began = time.monotonic()
         claimed = self._claim("claim_ids", (worker, self._types, quantity, list(ids)))
+        self.took(time.monotonic() - began)
         _raise(self._notified, claimed)
         return claimed
 
@@ -73,7 +82,9 @@ class Claims:
         if not lanes:
             return []
         arguments = ([t for t, _ in lanes], [p for _, p in lanes], [self._lanes[lane] for lane in lanes])
+        began = time.monotonic()
         claimed = self._claim("claim_lanes", (worker, self._types, quantity, *arguments))
+        self.took(time.monotonic() - began)
         self._advance(claimed, exhausted=len(claimed) < quantity, types=types)
         return claimed
 
@@ -82,9 +93,17 @@ class Claims:
         began = time.monotonic()
         claimed = self._claim("claim_front", (worker, list(types or self._types), quantity))
         ended = time.monotonic()
-        self._front_due[types] = ended + max(FRONT_PAUSE, (ended - began) / FRONT_SHARE)
+        excess = max(0.0, ended - began - self._usual)
+        # Of the last two looks the cheaper counts: dead entries slow both, a link that stood still for a while only one.
+        cost = min(excess, self._excess.get(types, excess))
+        self._excess[types] = excess
+        self._front_due[types] = ended + min(MOST_FRONT_PAUSE, max(FRONT_PAUSE, cost / FRONT_SHARE))
         self._advance(claimed, exhausted=len(claimed) < quantity, types=types)
         return claimed
+
+    def took(self, seconds: float) -> None:
+        """So long took a statement on this connection that has nothing to walk: what all of them take at least."""
+        self._usual += (seconds - self._usual) * 0.2
 
     @property
     def front_in(self) -> float:

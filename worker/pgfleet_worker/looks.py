@@ -102,8 +102,11 @@ class Looks:
             self._due_soon.clear()
         if time.monotonic() < self.promote_due:
             return
+        began = time.monotonic()
         row = self.connection.execute(self._queries["promote"], prepare=True).fetchone()
         promoted, next_in = row or (0, None)
+        if not promoted:
+            self._claims.took(time.monotonic() - began)
         self.wanted = self.wanted or promoted > 0
         pause = self._settings.poll if asleep else min(self._settings.poll, 1.0)
         if next_in is not None:  # due and yet not promoted: somebody has it locked

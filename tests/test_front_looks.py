@@ -1,0 +1,62 @@
+"""How often a worker looks from the queue's front: seldom where that is dear, never because something else is slow."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pgfleet_worker.claims import Claims
+from tests.support.database import Database
+from tests.support.fleet import WORKER, register
+from tests.support.proxy import Proxy
+
+#: Seconds that the link stands still, and what a thirtieth of the time would make of them.
+STILL = 0.5
+A_THIRTIETH = STILL / 0.03
+
+
+@pytest.fixture
+def proxy(database: Database) -> Iterator[Proxy]:
+    with Proxy.before(database.url) as made:
+        yield made
+
+
+@pytest.fixture
+def claims(database: Database, proxy: Proxy) -> Iterator[Claims]:
+    register(database.connect(), WORKER, types=["echo"])
+    made = Claims(database.settings(database_url=proxy.url(database.url)), ["echo"])
+    made.connect()
+    made.front(WORKER, 1)
+    yield made
+    made.close()
+
+
+def look_over_a_slow_link(claims: Claims, proxy: Proxy) -> None:
+    proxy.pause("down")
+    resume = threading.Timer(STILL, proxy.resume)
+    resume.start()
+    claims.front(WORKER, 1)
+    resume.join()
+
+
+def test_one_look_over_a_link_that_stood_still_does_not_keep_the_worker_from_the_next(
+    claims: Claims, proxy: Proxy
+) -> None:
+    look_over_a_slow_link(claims, proxy)
+    assert claims.front_in < A_THIRTIETH / 4
+
+
+def test_looks_that_are_slow_again_and_again_become_rare(claims: Claims, proxy: Proxy) -> None:
+    look_over_a_slow_link(claims, proxy)
+    look_over_a_slow_link(claims, proxy)
+    assert A_THIRTIETH / 2 < claims.front_in <= 30
+
+
+def test_where_everything_is_slow_looks_are_as_frequent_as_ever(claims: Claims, proxy: Proxy) -> None:
+    for _ in range(20):
+        claims.took(STILL)
+    look_over_a_slow_link(claims, proxy)
+    look_over_a_slow_link(claims, proxy)
+    assert claims.front_in < A_THIRTIETH / 4
