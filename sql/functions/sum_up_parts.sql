@@ -3,8 +3,8 @@
 -- lets its parent begin anew.
 --
 -- At the commit of whatever ended the part (after_task). Two last parts in two transactions: `parts` lets one of them
--- wait for the other's commit and then count it. The parent is updated in any case, so that above read committed, where
--- the later one can't see the other, it fails (40001) instead of leaving a parent that never ends.
+-- wait for the other's commit and then count it. The parent is updated by each transaction whose count differs, so that above
+-- read committed, where the later one can't see the other, it fails (40001) instead of leaving a parent that never ends.
 create or replace function sum_up_parts(parent bigint) returns void language plpgsql
 set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
@@ -17,21 +17,27 @@ declare
     failed boolean;
     summary text;
     ends text;
+    step text;
 begin
     perform pg_advisory_xact_lock(7441, 'tasks'::regclass::oid::integer);
     select * into whole from tasks t where t.id = sum_up_parts.parent for no key update;
     if not found then
         return;  -- purged
     end if;
-    select count(*), count(*) filter (where t.status in ('waiting', 'fresh', 'started')),
-           coalesce(bool_or(t.status in ('failure', 'crashed')), false),
-           array_agg(t.node order by t.node) filter (where t.status <> 'success'),
-           jsonb_build_object('parts', jsonb_object_agg(t.node, jsonb_build_object('task_id', t.id, 'status', t.status)))
-    into total, open, failed, bad, summary
-    from (select p.id, p.status, coalesce(p.node, 'task ' || p.id) as node  -- a part made by hand may name none
-          from tasks p where p.parent = whole.id) t;
+    -- Each part's end counts all of them, so while some are open the count is all (2,000 parts: 90 ms with the summary).
+    select count(*), count(*) filter (where p.status in ('waiting', 'fresh', 'started')) into total, open
+    from tasks p where p.parent = whole.id;
+    if open = 0 then
+        select coalesce(bool_or(t.status in ('failure', 'crashed')), false),
+               array_agg(t.node order by t.node) filter (where t.status <> 'success'),
+               jsonb_build_object('parts', jsonb_object_agg(t.node, jsonb_build_object('task_id', t.id, 'status', t.status)))
+        into failed, bad, summary
+        from (select p.id, p.status, coalesce(p.node, 'task ' || p.id) as node  -- a part made by hand may name none
+              from tasks p where p.parent = whole.id) t;
+    end if;
     ends := case when open > 0 then 'started' when bad is null then 'success' when failed then 'failure' else 'cancelled' end;
-    if ends <> 'started' and ends = whole.status then
+    step := format('%s of %s nodes', total - open, total);
+    if ends = whole.status and (ends <> 'started' or step = whole.current_step) then
         return;  -- told by another part that ended in this transaction
     end if;
     if whole.status <> 'started' then
@@ -43,7 +49,7 @@ begin
     update tasks t set
         status = ends, worker = 'all nodes', attempt = whole.attempt, started_at = whole.started_at, updated_on = now(),
         cancel_requested_at = case ends when 'started' then whole.cancel_requested_at end,
-        progress = (total - open)::real / total, current_step = format('%s of %s nodes', total - open, total),
+        progress = (total - open)::real / total, current_step = step,
         result = case when open = 0 then summary end,
         error = case ends when 'failure' then format('%s of %s nodes did not succeed: %s.', cardinality(bad), total,
                                                      array_to_string(bad, ', ')) end,
