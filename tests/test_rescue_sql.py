@@ -103,6 +103,31 @@ def test_a_rescuer_passes_over_what_another_rescues(database: Database) -> None:
     assert task(first, id)["crash_count"] == 1
 
 
+def test_a_rescue_takes_so_many_and_the_next_goes_on_where_it_stopped(database: Database) -> None:
+    conn = database.connect()
+    register(conn)
+    register(conn, OTHER)
+    ids = [create(conn) for _ in range(5)]
+    claim(conn, 3)
+    claim(conn, 2, worker=OTHER)
+    lapse(conn)
+    lapse(conn, OTHER)
+    rescued = [column(conn, "select id from rescue_tasks(2)") for _ in range(4)]
+    assert [len(some) for some in rescued] == [2, 2, 1, 0]
+    assert sorted(sum(rescued, [])) == ids
+    assert {status(conn, id) for id in ids} == {"fresh"}
+
+
+def test_what_watched_a_worker_die_abandons_its_tasks_in_steps_too(database: Database) -> None:
+    conn = database.connect()
+    register(conn)
+    for _ in range(3):
+        create(conn)
+    claim(conn, 3)
+    abandoned = [column(conn, "select id from abandon_worker(%s, 2)", WORKER) for _ in range(3)]
+    assert [len(some) for some in abandoned] == [2, 1, 0]
+
+
 def test_a_claim_under_way_while_its_worker_is_declared_lost_is_found_by_the_next_rescue(database: Database) -> None:
     worker, rescuer = database.connect(), database.connect()
     register(worker)

@@ -67,6 +67,26 @@ def test_a_killed_workers_tasks_are_rescued_by_another(
     assert row["worker"].startswith("second:")
 
 
+def test_more_than_one_statement_can_rescue_is_rescued_in_steps(
+    database: Database, processes: Processes, wait_until: Wait
+) -> None:
+    conn = database.connect()
+    register(conn, "gated")
+    conn.execute("select register_worker('dead', 'elsewhere', '{gated}', 200, '1 hour', 'test')")
+    conn.execute("select create_tasks('gated', array_fill(null::text, '{120}'), 0)")
+    conn.execute("select claim_tasks('dead', '{gated}', 120)")
+    conn.execute("update workers set lease_expires_at = now() - interval '1 second'")
+    # 20 ms a task: all at once take 2.4 s, and a statement of the heart's has a beat, 0.4 s.
+    conn.execute(
+        "create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(0.02); return null; end';"
+        "create trigger slow after insert on task_attempts for each row execute function slow()"
+    )
+    rescuer = worker(processes, "--types", "echo", settings=database.settings(lease=3.0, heartbeat=0.4))
+    held = "select count(*) from tasks where status = 'started'"
+    wait_until(lambda: conn.execute(held).fetchone() == (0,), timeout=60)
+    assert not rescuer.events("worker.lost")
+
+
 def test_a_worker_that_slept_through_its_lease_changes_nothing_and_registers_anew(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ select place, alive from renew_worker(%(worker)s)
 -- name: deregister
 select deregister_worker(%(worker)s)
 -- name: abandon
-select id, status, lost_worker, type, attempt from abandon_worker(%(worker)s)
+select id, status, lost_worker, type, attempt from abandon_worker(%(worker)s, %(quantity)s)
 -- name: claim_front
 select * from claim_tasks(%s, %s, %s)
 -- name: claim_ids
@@ -46,7 +46,7 @@ select release_tasks(%s, %s, %s, %s)
 -- name: release_unheld
 select release_unheld(%s, %s, %s)
 -- name: rescue
-select id, status, worker, type, attempt from rescue_tasks()
+select id, status, worker, type, attempt from rescue_tasks(%(quantity)s)
 -- name: crash_parts
 select id, status, node, type, attempt from crash_parts()
 -- name: promote

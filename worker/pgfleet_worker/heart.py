@@ -11,7 +11,6 @@ import json
 import select
 import socket
 import time
-from collections.abc import Iterable
 from typing import Any, Protocol
 
 import psycopg
@@ -24,6 +23,8 @@ from pgfleet_worker.backoff import Backoff
 
 #: The most tasks told of in one message; the rest at the next beat.
 MOST = 500
+#: The most tasks rescued in one statement, which has a heartbeat's time; a slow machine finds its own measure.
+AT_ONCE = 500
 
 
 class Link:
@@ -98,6 +99,7 @@ class Heart:
         self._due = float("inf")
         self._renewed = time.monotonic()
         self._rescue_from = 0.0
+        self._at_once = AT_ONCE
 
     def run(self) -> None:
         """Beat. Postgres may be away: it tries on. Returns when there is nothing left to beat for."""
@@ -177,26 +179,40 @@ class Heart:
             self._link.say(beat=self._worker, orders=orders, cancelled=ids[:MOST], attempts=attempts[:MOST])
 
     def _rescue(self) -> None:
-        self._tell_rescued(self._connection().execute(self._queries["rescue"]))
+        if self._rescue_some("rescue"):
+            self._due = time.monotonic()  # the rest at once, but not before the lease has been renewed
         for id, status, node, type, attempt in self._connection().execute(self._queries["crash_parts"]):
             self._log.warning("task.node_gone", task=id, type=type, attempt=attempt, status=status, node=node)
 
-    def _tell_rescued(self, rows: Iterable[tuple[Any, ...]]) -> None:
+    def _rescue_some(self, query: str, **told: str) -> bool:
+        """``rescue``, or ``abandon`` our own worker; True where there may be more."""
+        quantity = self._at_once
+        try:
+            rows = db.call(self._connection(), self._queries[query], quantity=quantity, **told).fetchall()
+        except psycopg.errors.QueryCanceled:
+            self._at_once = max(1, quantity // 2)
+            raise
+        self._at_once = min(AT_ONCE, quantity + quantity // 8 + 1)
         for id, status, worker, type, attempt in rows:
             self._log.warning("task.rescued", task=id, type=type, attempt=attempt, status=status, lost_worker=worker)
+        return len(rows) == quantity
 
     def _end(self, query: str) -> None:
         """Leave the fleet for the worker: ``deregister`` it, or ``abandon`` it where it died holding tasks.
 
         Tried until its lease has lapsed by itself: then others have rescued what it held.
         """
+        died = False
         while self._worker and not self._lost:
             try:
-                rows = db.call(self._connection(), self._queries[query], worker=self._worker)
-                if query == "abandon":
+                if query == "deregister":
+                    db.call(self._connection(), self._queries[query], worker=self._worker)
+                    break
+                if not died:
                     self._log.error("worker.died", worker=self._worker)
-                    self._tell_rescued(rows)
-                break
+                    died = True
+                if not self._rescue_some(query, worker=self._worker):
+                    break
             except LostWorker:
                 break
             except (psycopg.Error, DatabaseAway) as error:
