@@ -38,7 +38,7 @@ def test_a_schedule_is_made_with_all_that_can_be_said_of_it(run: Run, conn: Conn
     )  # fmt: skip
     row = answered(said)
     wanted = {
-        "put": "created", "kept": "Storage", "type": "job", "data": '{"a": 1}', "overlap": "queue", "catch_up": "all",
+        "put": "created", "storage": "Storage", "type": "job", "data": '{"a": 1}', "overlap": "queue", "catch_up": "all",
         "catch_up_limit": 7, "priority": 5, "max_retries": 3, "retry_delay": 60.0, "timeout": 90.0, "node": "server-7",
         "group": "sync", "description": "By night.", "created_by": 4, "time_zone": "Europe/Stockholm", "enabled": True,
     }  # fmt: skip
@@ -64,14 +64,14 @@ def test_the_list_tells_how_each_does(run: Run, conn: Connection) -> None:
     conn.execute("select * from claim_tasks(%s, '{job}', 1)", [WORKER])
     conn.execute("select fail_task(%s, %s, 1, 'broke', 'trace', give_up => true)", [WORKER, id])
     by_hand, hourly = listed(run)
-    names = ("name", "enabled", "last_status", "successes", "failures", "kept", "stale")
+    names = ("name", "enabled", "last_status", "successes", "failures", "storage", "stale")
     assert [by_hand[name] for name in names] == ["by hand", "no", "failure", "0", "1", "Storage", "no"]
     assert [hourly[name] for name in names] == ["hourly", "yes", "", "0", "0", "Storage", "no"]
     assert (hourly["triggers"], hourly["next_due"] != "", by_hand["next_due"]) == ("every 90m", True, "")
     assert [row["name"] for row in listed(run, "--disabled")] == ["by hand"]
     assert [row["name"] for row in listed(run, "--limit", "1", "--offset", "1")] == ["hourly"]
     page = answered(run("schedules", "list", "--json"))
-    assert (page["pageSize"], page["totalSize"], page["stopped"], page["inMemory"]) == (2, 2, False, [])
+    assert (page["pageSize"], page["totalSize"], page["stopped"]) == (50, 2, False)
     (shown,) = answered(run("schedules", "runs", "by hand", "--json"))["list"]
     assert (shown["id"], shown["status"], shown["error"]) == (id, "failure", "broke")
 
@@ -87,9 +87,14 @@ def test_a_schedule_of_a_workers_memory_is_shown_and_is_out_of_reach(run: Run, c
     kept = {"name": "cache", "type": "cache", "enabled": True, "triggers": [{"kind": "interval", "every": 300}]}
     schedules.declare(conn, WORKER, in_memory=[kept])
     (row,) = listed(run)
-    assert (row["name"], row["kept"], row["triggers"]) == ("cache", "Memory", "every 5m")
+    assert (row["name"], row["storage"], row["triggers"]) == ("cache", "Memory", "every 5m")
     (shown,) = answered(run("schedules", "show", "cache", "--json"))
     assert (shown["worker"], shown["triggers"]) == (WORKER, kept["triggers"])
+    schedules.put(conn, Schedule("a", "job"))
+    for options, names in (((), ["a", "cache"]), (("--offset", "1"), ["cache"]), (("--type", "cache"), ["cache"])):
+        page = answered(run("schedules", "list", "--json", *options))
+        assert [one["name"] for one in page["list"]] == names
+        assert page["totalSize"] == (1 if "--type" in options else 2)
     for verb in ("trigger", "disable", "remove", "runs"):
         refused = run("schedules", verb, "cache")
         assert (refused.exit_code, refused.stdout) == (1, "")

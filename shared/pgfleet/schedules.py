@@ -239,6 +239,16 @@ def runs(conn: db.Connection, name: str, *, offset: int = 0, limit: int = 50) ->
     return Page(rows, offset, total)
 
 
+def executions(conn: db.Connection, name: str, *, limit: int = 50) -> list[dict[str, Any]]:
+    """The attempts at the schedule's runs that have ended, the latest first: what each cost, and how it ended.
+
+    ``status`` as of :func:`pgfleet.tasks.executions`, ``task`` the run; ``result`` only of those that none followed. Empty for
+    a schedule that has never run, or doesn't exist.
+    """
+    with db.ours(), conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(sql.queries("schedules")["executions"], {"name": name, "limit": limit}).fetchall()
+
+
 def emit(conn: db.Connection, event: str, payload: Any = None) -> int:
     """Start every enabled schedule with a trigger for that event, with the caller's transaction.
 

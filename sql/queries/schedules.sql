@@ -100,3 +100,18 @@ select * from due_triggers(%(quantity)s)
 select f.id, fire_trigger(f.id, f.due_times, f.next_due, f.skipped, f.reason)
 from json_to_recordset(%(firings)s::json) as f(
     id bigint, due_times timestamptz[], next_due timestamptz, skipped integer, reason text)
+-- name: executions
+-- The attempts at a schedule's runs that have ended, the latest first: those in the rows of its latest runs, and those that
+-- another followed. Not what was given back without blame.
+select e.task, e.attempt, e.worker, e.started_at, e.ended_at, e.status, e.error, e.error_detail, e.result, e.data,
+       e.cpu_seconds, e.peak_memory
+from (select t.* from tasks t where t.schedule = %(name)s order by t.id desc limit %(limit)s) r
+cross join lateral (
+    select r.id as task, r.attempt, r.worker, coalesce(r.started_at, r.created_at) as started_at, r.updated_on as ended_at,
+           r.status, r.error, r.error_detail, r.result, r.data, r.cpu_seconds, r.peak_memory
+    where r.status in ('success', 'failure', 'crashed') or (r.status = 'cancelled' and r.worker is not null)
+    union all
+    select r.id, a.attempt, a.worker, coalesce(a.started_at, r.created_at), a.ended_at,
+           a.status, a.error, a.error_detail, null, r.data, a.cpu_seconds, a.peak_memory
+    from task_attempts a where a.task_id = r.id and a.status <> 'released') e
+order by r.id desc, e.attempt desc limit %(limit)s

@@ -1,4 +1,4 @@
-"""What a task costs the process that runs it: processor seconds and peak memory, for one task at a time."""
+"""What a task costs the process that runs it: processor seconds and peak memory, of one task at a time or of several."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import contextlib
 import re
 import resource
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
@@ -51,3 +56,41 @@ class Meter:
     def read(self) -> tuple[float, int | None]:
         """(processor seconds, peak memory in bytes or None where it may be an earlier task's)."""
         return cpu_seconds() - self._cpu, peak_memory() if self._peak_is_its_own else None
+
+
+@dataclass
+class Cost:
+    """Of one run, once it has ended; the peak is None where the system can't tell."""
+
+    cpu_seconds: float | None = None
+    peak_memory: int | None = None
+
+
+class Shared:
+    """What runs cost that share a process: each thread's own processor time, and the process's peak of memory while they ran.
+
+    The peak counts anew when nothing runs: of runs beside each other, it is at most that since the first of them began.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._knows_peak = False
+        #: How many are measured now.
+        self.running = 0
+
+    @contextmanager
+    def measured(self) -> Iterator[Cost]:
+        """Measure what the calling thread does in the block."""
+        cost = Cost()
+        with self._lock:
+            if self.running == 0:
+                self._knows_peak = forget_peak()
+            self.running += 1
+        began = time.thread_time()
+        try:
+            yield cost
+        finally:
+            cost.cpu_seconds = time.thread_time() - began
+            with self._lock:
+                cost.peak_memory = peak_memory() if self._knows_peak else None
+                self.running -= 1

@@ -23,29 +23,31 @@ _TIMES = ("next_due", "last_run_at", "last_ended_at")
 
 
 def of_storage(state: State) -> dict[str, Any]:
-    """One row of the database, with ``kept`` and without what its triggers don't have."""
+    """One row of the database, with ``storage`` and without what its triggers don't have."""
     row = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     triggers = [
         {name: value for name, value in vars(trigger).items() if value not in (None, False)}
         for trigger in state.triggers
     ]
-    return {**row, "triggers": triggers, "kept": STORAGE, "worker": None}
+    return {**row, "triggers": triggers, "storage": STORAGE, "worker": None}
 
 
 def of_memory(conn: db.Connection) -> list[dict[str, Any]]:
     """Those that live workers keep in memory, by name and worker, as the workers last told."""
-    rows = [
-        {
-            **dict.fromkeys(_OF_MEMORY),
-            "triggers": [],
-            "stale": False,
-            **row["schedule"],
-            "kept": MEMORY,
-            "worker": row["worker"],
-        }
-        for row in schedules.in_memory(conn)
-    ]
+    rows = [_of_memory(row["worker"], row["schedule"]) for row in schedules.in_memory(conn)]
     return sorted(rows, key=lambda row: (str(row["name"]), row["worker"]))
+
+
+def _of_memory(worker: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    unsaid: dict[str, Any] = {
+        **dict.fromkeys(_OF_MEMORY),
+        "type": told.get("name"),
+        "enabled": True,
+        "running": int(told.get("status") == "running"),
+        "triggers": [],
+        "stale": False,
+    }
+    return {**unsaid, **told, "storage": MEMORY, "worker": worker}
 
 
 def for_table(row: Mapping[str, Any]) -> dict[str, Any]:

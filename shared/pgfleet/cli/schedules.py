@@ -18,10 +18,11 @@ from pgfleet.cli.moments import length, lengths, moments
 from pgfleet.cli.output import json_option, print_fields, print_json, print_table
 from pgfleet.errors import RunUnfinished, ScheduleNotFound
 from pgfleet.schedules import CatchUp, Overlap, Schedule, Trigger
+from pgfleet.tasks import MAX_BIGINT
 
 COLUMNS = (
     "name", "type", "triggers", "enabled", "next_due", "last_run_at", "last_status", "running", "successes", "failures",
-    "skipped", "kept", "stale",
+    "skipped", "storage", "stale",
 )  # fmt: skip
 RUN_COLUMNS = ("id", "status", "due_at", "created_at", "started_at", "updated_on", "attempt", "worker", "error")
 
@@ -46,7 +47,7 @@ def schedules() -> None:
 def list_(
     group: str | None, type_: str | None, enabled: bool | None, stale: bool, offset: int, limit: int, as_json: bool
 ) -> None:
-    """Show the schedules, by name, with their next and last runs. `Memory` are those that live in a worker's process."""
+    """Show the schedules, by name, then those in workers' memory, with their next and last runs."""
     with connection("schedules list") as conn:
         found = schedules_module.find(
             conn, group=group, type=type_, enabled=enabled, stale=stale or None, offset=offset, limit=limit
@@ -55,16 +56,16 @@ def list_(
         in_memory = [] if stale else rows_module.of_memory(conn)
     wanted = {"group": group, "type": type_, "enabled": enabled}
     in_memory = [row for row in in_memory if all(value in (None, row[name]) for name, value in wanted.items())]
-    stored = [rows_module.of_storage(state) for state in found.schedules]
+    listed = [rows_module.of_storage(state) for state in found.schedules]
+    listed += in_memory[max(0, offset - found.total) :][: limit - len(listed)]
+    total = found.total + len(in_memory)
     if as_json:
-        page = {"list": stored, "offset": found.offset, "pageSize": len(stored), "totalSize": found.total}
-        print_json({**page, "inMemory": in_memory, "stopped": stopped})
+        print_json({"list": listed, "offset": offset, "pageSize": limit, "totalSize": total, "stopped": stopped})
         return
-    shown = [rows_module.for_table(row) for row in [*stored, *in_memory]]
+    shown = [rows_module.for_table(row) for row in listed]
     print_table(COLUMNS, shown, empty="No schedule matches. Make one: pgfleet schedules add.")
-    last = found.offset + len(stored)
-    if stored and (found.total > last or found.offset):
-        click.echo(f"{found.offset + 1} to {last} of {found.total}; more: --offset, --limit.", err=True)
+    if listed and (total > offset + len(listed) or offset):
+        click.echo(f"{offset + 1} to {offset + len(listed)} of {total}; more: --offset, --limit.", err=True)
     if stopped:
         click.echo("All firing is stopped. Let it go on: pgfleet schedules start.", err=True)
 
@@ -82,7 +83,7 @@ def show(name: str, as_json: bool) -> None:
             if not rows:
                 raise Failure(error.message, hint=SEE) from error
     if as_json:
-        print_json(rows[0] if rows[0]["kept"] == rows_module.STORAGE else rows)
+        print_json(rows[0] if rows[0]["storage"] == rows_module.STORAGE else rows)
         return
     for number, row in enumerate(rows):
         if number:
@@ -123,7 +124,12 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--group", default="default", show_default=True)
 @click.option("--description", default="")
 @click.option(
-    "--user", "created_by", type=int, default=0, show_default=True, help="Whom its runs belong to; 0: nobody."
+    "--user",
+    "created_by",
+    type=click.IntRange(0, MAX_BIGINT),
+    default=0,
+    show_default=True,
+    help="Whom its runs belong to; 0: nobody.",
 )
 @click.option("--disabled", is_flag=True, help="Not enabled yet.")
 @click.option("--replace", is_flag=True, help="Where there is one of this name, make it so.")
@@ -254,7 +260,7 @@ def runs(name: str, offset: int, limit: int, as_json: bool) -> None:
     with _stored("runs", name) as conn:
         page = schedules_module.runs(conn, name, offset=offset, limit=limit)
     if as_json:
-        print_json({"list": page.rows, "offset": page.offset, "pageSize": len(page.rows), "totalSize": page.total})
+        print_json({"list": page.rows, "offset": page.offset, "pageSize": limit, "totalSize": page.total})
         return
     print_table(RUN_COLUMNS, page.rows, empty="It has not run yet.")
     last = page.offset + len(page.rows)
