@@ -34,7 +34,9 @@ def test_every_route_that_needs_the_database_is_503_while_it_is_away(settings: S
                 continue
             path = re.sub(r"<\w+>", "1", rule.rule) + ("?maxRetries=1" if rule.rule.endswith("/config") else "")
             response = client.open(path, method=method, headers=headers, json=BODIES.get((method, rule.rule)))
-            refused(response, 503, "The database is away.")
+            assert response.status_code == 503, path
+            if not path.startswith("/api/v1/backgroundtasks"):  # a contract with an envelope of its own
+                refused(response, 503, "The database is away.")
             assert response.headers["Retry-After"], path
             asked += 1
     assert asked >= 15

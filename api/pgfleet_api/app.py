@@ -11,7 +11,7 @@ from flask import Flask, Response, g, request
 
 from pgfleet import log, tokens
 from pgfleet.settings import Settings
-from pgfleet_api import cors, errors, files, health, openapi, schedules, tasks, workers
+from pgfleet_api import cluster_api, cors, errors, files, health, openapi, schedules, tasks, trigger_api, workers
 from pgfleet_api.connections import Connections
 from pgfleet_api.counters import Counters
 from pgfleet_api.creation import Creator
@@ -46,7 +46,7 @@ def create_app(settings: Settings) -> Flask:
     errors.init_app(app)
     _observe(app, state)
     cors.init_app(app, settings.cors_origins)
-    for topic in (tasks, files, workers, schedules, health, openapi):
+    for topic in (tasks, files, workers, schedules, trigger_api, cluster_api, health, openapi):
         app.register_blueprint(topic.blueprint)
     return app
 

@@ -252,13 +252,13 @@ class Error(Model):
     message: Annotated[str, Field(description="What was wrong, for a person.", examples=["No task exists with ID: 42"])]
 
 
-def _names(value: object) -> object:
+def names(value: object) -> object:
     """A filter that may be repeated, comma-separated, or both."""
     assert isinstance(value, list)  # noqa: S101 - incoming.query gives lists to fields that are lists
     return [name for part in value for name in part.split(",") if name]
 
 
-Names = Annotated[list[Text], BeforeValidator(_names)]
+Names = Annotated[list[Text], BeforeValidator(names)]
 _SORT = rf"^({'|'.join(SORTABLE)})(:asc|:desc)?$"
 
 
@@ -276,7 +276,7 @@ class ListTasks(Paging):
     """The parameters of a list of tasks."""
 
     status: Annotated[
-        Annotated[list[Status], BeforeValidator(_names)],
+        Annotated[list[Status], BeforeValidator(names)],
         Field(description=f"Only these: {', '.join(STATUSES)}. Repeated or comma-separated."),
     ] = []
     type: Annotated[Names, Field(description="Only these types. Repeated or comma-separated.")] = []

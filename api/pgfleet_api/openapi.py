@@ -16,7 +16,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
 from pgfleet import __version__
-from pgfleet_api import models, schedule_models
+from pgfleet_api import cluster_models, models, schedule_models, trigger_models
 from pgfleet_api.errors import TITLES
 
 V = TypeVar("V", bound=Callable[..., Any])
@@ -126,8 +126,8 @@ def _operation(endpoint: str, path: str, operation: Mapping[str, Any]) -> dict[s
         "security": [{"bearer": []}] if who else [],
         "parameters": [*_path_parameters(path), *_query_parameters(operation["query"])],
         "responses": {
-            **{str(status): _response(status, answer) for status, answer in operation["answers"].items()},
             **{str(status): _response(status, models.Error) for status in sorted(errors)},
+            **{str(status): _response(status, answer) for status, answer in operation["answers"].items()},
         },
     }
     if operation["body"] is not None:
@@ -197,6 +197,11 @@ def _schemas() -> dict[str, Any]:
         schedule_models.Emitted,
         schedule_models.Firing,
         schedule_models.FiringChanged,
+        trigger_models.BackgroundTasks,
+        trigger_models.Triggered,
+        trigger_models.Refusal,
+        cluster_models.Item,
+        cluster_models.ItemPage,
         models.File,
         models.Message,
         models.Error,

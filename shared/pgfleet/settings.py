@@ -135,6 +135,12 @@ class Settings:
     api_host: str = _field("127.0.0.1", _text, "Address the API listens on.")
     api_port: int = _field(8000, _int(0, 65535), "Port the API listens on.")
     api_threads: int = _field(16, _int(1, 256), "Requests the API answers at once; also its most Postgres connections.")
+    trigger_api: str = _field(
+        "admins",
+        _choice("admins", "loopback", "loopback-admins"),
+        "Whom /api/v1/backgroundtasks serves: admins; loopback, any process of this machine, without a token; or both, "
+        "admins of this machine.",
+    )
     api_max_body: int = _field(1_048_576, _int(1024, 1_073_741_824), "Largest request body, in bytes.")
 
     nickname: str = _field("", _nickname, "The worker's name before the colon in nickname:UUID.")
