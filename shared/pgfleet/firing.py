@@ -104,6 +104,10 @@ def plan(due: Due) -> Firing:
         times, next_due, uncounted = _due_times(due)
     except InvalidSchedule as error:
         return Firing(due.id, reason=error.message)
+    except (
+        Exception
+    ) as error:  # a fault of ours with this one: it must not keep all others back, in each worker in turn
+        return Firing(due.id, reason=f"{type(error).__name__}: {error}")
     kept = [moment for moment in times if due.before is None or moment >= due.before]
     passed_by = len(times) - len(kept)
     match due.catch_up:

@@ -21,7 +21,7 @@ from pgfleet_worker.backoff import Backoff
 from pgfleet_worker.fleet import Declaration
 from pgfleet_worker.memory import Memory
 
-#: Triggers fired in one transaction.
+#: Triggers fired in one transaction; a tenth after one that took too long for Postgres, to find out which did.
 BATCH = 100
 #: Seconds between two looks that neither a due time nor a notification asked for; and where none gets through.
 MOST_PAUSE = 10.0
@@ -58,6 +58,7 @@ class Firing:
         self._held = False
         self._stopping = False
         self._thread: threading.Thread | None = None
+        self._batch = BATCH
         self._looked = float("-inf")
         self._worker = ""
         self._deaf = False
@@ -76,14 +77,15 @@ class Firing:
                     self._log.info("schedule.registered", schedule=name, what=what)
             self._registered = True
 
-    def follow(self, conn: db.Connection, worker: str, *, deaf: bool) -> None:
-        """After each connect: under this id, declare; and begin, where the fleet has schedules. ``deaf``: no notification
-        gets through. Raises :class:`~pgfleet.errors.LostWorker`."""
+    def declare(self, conn: db.Connection, worker: str) -> None:
+        """Under this id, say what the code declares. Raises :class:`~pgfleet.errors.LostWorker`."""
+        self._worker = worker
+        if self._names:
+            schedules.declare(conn, worker, names=self._names)
+
+    def connected(self, conn: db.Connection, *, deaf: bool) -> None:
+        """After each connect: begin, where the fleet has schedules; or notice them. ``deaf``: no notification gets through."""
         self._deaf = deaf
-        if worker != self._worker:
-            if self._names:
-                schedules.declare(conn, worker, names=self._names)
-            self._worker = worker
         if deaf or self._names or schedules.any_at_all(conn):
             self.start()
         self.ring()
@@ -125,6 +127,7 @@ class Firing:
                     self._work(conn)
             except (psycopg.Error, PgfleetError) as error:
                 pause = self._troubles.next()
+                self._batch = self._batch if db.is_away(error) else max(1, self._batch // 10)
                 event = "firing.waiting" if db.is_away(error) else "firing.refused"
                 self._log.warning(event, error=str(error), pause=round(pause, 3))
                 self._sleep(pause, deaf=True)
@@ -148,12 +151,14 @@ class Firing:
             if due_in is None or due_in > 0:
                 return self._until(due_in)  # another has fired what we came for
         self._looked = time.monotonic()
-        fired = firing.fire(conn, BATCH)
+        quantity = self._batch
+        fired = firing.fire(conn, quantity)
+        self._batch = min(BATCH, 2 * quantity)
         for schedule, problem in fired.problems:
             self._log.error("schedule.shelved", schedule=schedule, problem=problem)
         if fired.tasks:
             self._log.debug("schedule.fired", triggers=fired.triggers, tasks=fired.tasks)
-        if fired.triggers == BATCH:
+        if fired.triggers == quantity:
             return 0.0
         due_in = firing.next_due_in(conn)
         if (due_in == 0 and not fired.triggers) or (rung and firing.has_ends(conn)):

@@ -118,6 +118,8 @@ class Life(ABC):
                     migrate.require_current(conn, self._settings)
                 self._connect()
                 return
+            except LostWorker:
+                self._attempts.worker = ""  # before it has begun: it took longer than its lease to get here
             except (psycopg.Error, DatabaseAway) as error:
                 if not db.is_away(error):
                     raise
@@ -136,7 +138,10 @@ class Life(ABC):
             # The types first: with --types, others than this worker takes.
             self._lease.register_types(conn, [one.handler for one in self._schedules if not one.in_memory])
             self._firing.register(conn)
-            self._attempts.worker = self._lease.register(conn, self._handlers.values())
+            with conn.transaction():  # so that no schedule looks stale in between
+                worker = self._lease.register(conn, self._handlers.values())
+                self._firing.declare(conn, worker)
+            self._attempts.worker = worker
             self._log.info(
                 "worker.registered",
                 worker=self._attempts.worker,
@@ -148,7 +153,7 @@ class Life(ABC):
         self._looks.begin_anew()
         self._rest.begin_anew()
         self._housekeeping.start()
-        self._firing.follow(conn, self._attempts.worker, deaf=self._rest.deaf)
+        self._firing.connected(conn, deaf=self._rest.deaf)
 
     # -- recover
 

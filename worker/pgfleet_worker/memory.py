@@ -43,7 +43,8 @@ class _Clock:
         self.trigger = trigger
         self._cron = None if trigger.cron is None else crons.parse(trigger.cron, zone)
         self._by_the_wall = trigger.cron is not None or trigger.at is not None
-        self._due = _NEVER
+        self._at = trigger.at if trigger.after is None else datetime.now(UTC) + trigger.after
+        self._done_at: datetime | None = None
         if self._cron is not None:
             self._due = self._cron.next_after(datetime.now(UTC)).timestamp()
         elif trigger.at is not None:
@@ -70,6 +71,22 @@ class _Clock:
             self._due += seconds * ((self._now() - self._due) // seconds + 1)
         else:
             self._due = _NEVER
+            self._done_at = datetime.now(UTC) if self.trigger.kind == "once" else None
+
+    def shown(self) -> dict[str, Any]:
+        """As a trigger of the database is shown."""
+        its, left = self.trigger, self.left
+        words: dict[str, Any] = {
+            "kind": its.kind,
+            "every": None if its.every is None else its.every.total_seconds(),
+            "fixed_delay": its.fixed_delay or None,
+            "cron": its.cron,
+            "at": self._at,
+            "after": None if its.after is None else its.after.total_seconds(),
+            "due_at": None if left == _NEVER else datetime.now(UTC) + timedelta(seconds=left),
+            "done_at": self._done_at,
+        }
+        return {name: value for name, value in words.items() if value is not None}
 
     def run_ended(self) -> None:
         """A run of the schedule has ended."""
@@ -88,6 +105,8 @@ class _Entry:
         self.task: Task | None = None
         self.attempt = 0
         self.runs = self.successes = self.failures = self.skipped = 0
+        self.created_at = datetime.now(UTC)
+        self.last_skipped_at: datetime | None = None
         self.last_run_at: datetime | None = None
         self.last_ended_at: datetime | None = None
         self.last_status: str | None = None
@@ -97,6 +116,15 @@ class _Entry:
     def left(self) -> float:
         """Seconds until it is due."""
         return min(self.again - time.monotonic(), *(clock.left for clock in self.clocks))
+
+    def skip(self) -> bool:
+        """Pass over due times that others follow; answers whether there was one. What comes only once waits instead."""
+        passed = [clock for clock in self.clocks if clock.left <= 0 and clock.trigger.kind != "once"]
+        for clock in passed:
+            clock.go_on()
+            self.skipped += 1
+            self.last_skipped_at = datetime.now(UTC)
+        return bool(passed)
 
     def go_on(self) -> bool:
         """On to the next due times; answers whether one has come that is no retry."""
@@ -109,19 +137,22 @@ class _Entry:
         return fresh
 
     def shown(self) -> dict[str, Any]:
-        """As lists show it."""
-        left = self.left
-        next_due = None if left == _NEVER else datetime.now(UTC) + timedelta(seconds=left)
-        status = "running" if self.task is not None else "done" if next_due is None else "waiting"
+        """As lists show it: the words are those of ``pgfleet.schedules.State``."""
+        its, left = self.its, self.left
         return {
-            "name": self.its.name,
-            "group": self.its.group,
-            "description": self.its.description,
-            "triggers": [_shown(clock.trigger) for clock in self.clocks],
-            "time_zone": self.its.time_zone,
-            "priority": self.its.priority,
-            "status": status,
-            "next_due": next_due,
+            "name": its.name,
+            "group": its.group,
+            "description": its.description,
+            "type": self.declaration.handler.type,
+            "triggers": [clock.shown() for clock in self.clocks],
+            "time_zone": its.time_zone,
+            "priority": its.priority,
+            "enabled": True,
+            "max_retries": its.max_retries,
+            "retry_delay": None if its.retry_delay is None else its.retry_delay.total_seconds(),
+            "created_at": self.created_at,
+            "next_due": None if left == _NEVER else datetime.now(UTC) + timedelta(seconds=left),
+            "running": int(self.task is not None),
             "last_run_at": self.last_run_at,
             "last_ended_at": self.last_ended_at,
             "last_status": self.last_status,
@@ -130,6 +161,8 @@ class _Entry:
             "successes": self.successes,
             "failures": self.failures,
             "skipped": self.skipped,
+            "last_skipped_at": self.last_skipped_at,
+            "last_skip_reason": "overlap" if self.skipped else None,
         }
 
 
@@ -197,17 +230,14 @@ class Memory:
                 self._changed.wait(None if self._held else min(self._begin_due(), GLANCE))
 
     def _begin_due(self) -> float:
-        """Begin what is due, as far as there is room; answers the seconds until the next is."""
+        """Begin what is due, as far as there is room, else it waits for a run's end; answers the seconds until the next is."""
         due = [entry for entry in self._entries if entry.left <= 0]
         for entry in sorted(due, key=lambda entry: (-entry.its.priority, entry.left)):
             if entry.task is not None:
-                entry.skipped += 1
-                entry.go_on()
+                self.version += entry.skip()
             elif len(self._running()) < self._most:
                 self._begin(entry)
-            else:
-                continue  # it waits for a run's end
-            self.version += 1
+                self.version += 1
         return min((left for entry in self._entries if (left := entry.left) > 0), default=_NEVER)
 
     def _begin(self, entry: _Entry) -> None:
@@ -286,15 +316,3 @@ class _Here:
         raise RuntimeError(
             "A schedule in memory stores nothing, and so no checkpoint: leave out .in_memory() for that."
         )
-
-
-def _shown(trigger: Trigger) -> dict[str, Any]:
-    words: dict[str, Any] = {
-        "kind": trigger.kind,
-        "every": None if trigger.every is None else trigger.every.total_seconds(),
-        "fixed_delay": trigger.fixed_delay or None,
-        "cron": trigger.cron,
-        "at": trigger.at,
-        "after": None if trigger.after is None else trigger.after.total_seconds(),
-    }
-    return {name: value for name, value in words.items() if value is not None}
