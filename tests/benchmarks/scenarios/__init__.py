@@ -8,7 +8,7 @@ from collections.abc import Callable
 from tests.benchmarks.harness import Bench, Result
 
 NAMES = (
-    "drain", "held", "steady", "latency", "create", "http", "depth", "listeners", "memory", "cost", "export",
+    "drain", "held", "steady", "latency", "create", "http", "depth", "listeners", "memory", "cost", "export", "firing",
 )  # fmt: skip
 
 
