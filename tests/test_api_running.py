@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import structlog
 
 from tests.support.api import create, refused, settle
 from tests.support.database import Database
@@ -34,6 +35,28 @@ def test_a_running_task_is_202_and_cancelled_when_its_worker_says_so(database: D
     row = reader("GET", f"/v1/tasks/{id}").json
     assert (row["status"], row["cancel_requested"]) == ("cancelled", False)
     refused(reader("DELETE", f"/v1/tasks/{id}"), 409, "cancelled")
+
+
+def test_what_somebody_does_to_a_task_or_a_worker_is_logged_with_who_it_was(
+    database: Database, reader: Any, admin: Any
+) -> None:
+    conn, id = started(database, reader)
+    with structlog.testing.capture_logs() as logged:
+        reader("DELETE", f"/v1/tasks/{id}")
+        conn.execute("select end_cancelled(%s, %s, 1)", [WORKER, id])
+        reader("POST", f"/v1/tasks/{id}/retry")
+        reader("DELETE", f"/v1/tasks/{id}")
+        conn.execute("update tasks set status = 'crashed' where id = %s", [id])
+        admin("POST", f"/v1/tasks/{id}/resume")
+        admin("PUT", f"/v1/tasks/{id}/config?maxRetries=1")
+        admin("POST", f"/v1/workers/{WORKER}/pause")
+    told = [line for line in logged if line["log_level"] == "info"]
+    assert [(line["event"], line["user"]) for line in told] == [
+        ("task.cancel_requested", 1), ("task.retried", 1), ("task.cancelled", 1),
+        ("task.resumed", 3), ("task.configured", 3), ("worker.ordered", 3),
+    ]  # fmt: skip
+    assert {(line["task"], line["type"], line["attempt"]) for line in told[:5]} == {(id, "csv_export", 1)}
+    assert (told[0]["worker"], told[5]["worker"], told[5]["orders"]) == (WORKER, WORKER, "pause")
 
 
 def test_its_worker_is_told_of_the_cancellation(database: Database, reader: Any) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, g
 
-from pgfleet import db, tasks
+from pgfleet import db, log, tasks
 from pgfleet.errors import TaskNotFound
 from pgfleet.tokens import User
 from pgfleet_api import messages, models, payloads, responses
@@ -35,7 +35,9 @@ def create(user: User) -> Response:
         raise Refused(403, "Only an admin may say on which nodes a task runs: leave out node and all_nodes.")
     data = payloads.check(wanted.type, wanted.data, user)
     if wanted.all_nodes:
-        return _created(_for_all_nodes(wanted, data, user))
+        id = _for_all_nodes(wanted, data, user)
+        _log_created(id, wanted.type, user)
+        return _created(id)
     fleet = state()
     made = fleet.creator.create(
         tasks.Wanted(
@@ -58,7 +60,9 @@ def create(user: User) -> Response:
     id, created = made
     if not created:
         _require_ones_own(id, user)
-    return _created(id) if created else _created(id, "An unfinished task holds this unique_key.", 200)
+        return _created(id, "An unfinished task holds this unique_key.", 200)
+    _log_created(id, wanted.type, user)
+    return _created(id)
 
 
 @blueprint.get("/<id>")
@@ -108,7 +112,9 @@ def retry(user: User, id: str) -> Response:
     with state().connections.take() as conn:
         number = _row(conn, user, messages.task_id(id)).id
         tasks.retry(conn, number, reset_failure_count=wanted.resetFailureCount)
-        return messages.answer(_row(conn, user, number))
+        row = _row(conn, user, number)
+    _log("task.retried", row, user)
+    return messages.answer(row)
 
 
 @blueprint.get("/<id>/executions")
@@ -140,11 +146,14 @@ def executions(user: User, id: str) -> Response:
 @authenticated
 def cancel(user: User, id: str) -> Response:
     with state().connections.take() as conn:
-        number = _row(conn, user, messages.task_id(id)).id
-        if tasks.cancel(conn, number) == "cancelled":
-            return Response(status=204)
-    answer = models.CancelRequested.model_construct(message="Cancellation requested.", task_id=number)
-    return messages.answer(answer, 202, {"Location": f"/v1/tasks/{number}"})
+        row = _row(conn, user, messages.task_id(id))
+        status = tasks.cancel(conn, row.id)
+    if status == "cancelled":
+        _log("task.cancelled", row, user)
+        return Response(status=204)
+    _log("task.cancel_requested", row, user)
+    answer = models.CancelRequested.model_construct(message="Cancellation requested.", task_id=row.id)
+    return messages.answer(answer, 202, {"Location": f"/v1/tasks/{row.id}"})
 
 
 @blueprint.put("/<id>/config")
@@ -162,7 +171,9 @@ def configure(user: User, id: str) -> Response:
     number = messages.task_id(id)
     with state().connections.take() as conn:
         tasks.configure(conn, number, max_retries=wanted.maxRetries, retry_delay=_duration(wanted.retryDelay))
-        return messages.answer(_row(conn, user, number))
+        row = _row(conn, user, number)
+    _log("task.configured", row, user)
+    return messages.answer(row)
 
 
 @blueprint.post("/<id>/resume")
@@ -176,7 +187,9 @@ def resume(user: User, id: str) -> Response:
     number = messages.task_id(id)
     with state().connections.take() as conn:
         tasks.resume(conn, number)
-        return messages.answer(_row(conn, user, number))
+        row = _row(conn, user, number)
+    _log("task.resumed", row, user)
+    return messages.answer(row)
 
 
 def _created(id: int, message: str = "Task created.", status: int = 202) -> Response:
@@ -230,3 +243,13 @@ def _row(conn: db.Connection, user: User, id: int) -> models.Task:
     if row["created_by"] != user.id and not user.is_admin:
         raise TaskNotFound(f"No task exists with ID: {id}")
     return responses.task(row, for_admin=user.is_admin)
+
+
+def _log(event: str, row: models.Task, user: User) -> None:
+    about = {"task": row.id, "type": row.type, "attempt": row.attempt, "worker": row.worker}
+    log.get().info(event, **about, user=user.id, request_id=g.request_id)
+
+
+def _log_created(id: int, type: str, user: User) -> None:
+    if state().settings.log_level == "debug":  # of all calls the one that has to be fast
+        log.get().debug("task.created", task=id, type=type, user=user.id, request_id=g.request_id)

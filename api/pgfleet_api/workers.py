@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, g
 
-from pgfleet import db, workers
+from pgfleet import db, log, workers
 from pgfleet.tokens import User
 from pgfleet_api import messages, models, responses
 from pgfleet_api.auth import admin_only
@@ -27,28 +27,29 @@ def find(user: User) -> Response:
 @documented("Let a worker take no more tasks", answers={200: models.Worker}, errors=(403, 404))
 @admin_only
 def pause(user: User, id: str) -> Response:
-    return _order(id, "pause")
+    return _order(user, id, "pause")
 
 
 @blueprint.post("/<id>/resume")
 @documented("Let a paused worker take tasks again", answers={200: models.Worker}, errors=(403, 404))
 @admin_only
 def resume(user: User, id: str) -> Response:
-    return _order(id, "work")
+    return _order(user, id, "work")
 
 
 @blueprint.post("/<id>/drain")
 @documented("Let a worker finish what it has, and end", answers={200: models.Worker}, errors=(403, 404))
 @admin_only
 def drain(user: User, id: str) -> Response:
-    return _order(id, "drain")
+    return _order(user, id, "drain")
 
 
-def _order(id: str, orders: workers.Orders) -> Response:
+def _order(user: User, id: str, orders: workers.Orders) -> Response:
     """Tell the worker of that id, or of that UUID: a nickname may hold what a path can't."""
     # One transaction: the order holds the worker's row, so that it is still there to be shown.
     with state().connections.take() as conn, db.ours(), conn.transaction():
         worker = workers.get(conn, messages.worker_id(id))["id"]
         workers.order_worker(conn, worker, orders)
         row = workers.get(conn, worker)
+    log.get().info("worker.ordered", worker=worker, orders=orders, user=user.id, request_id=g.request_id)
     return messages.answer(responses.worker(row))

@@ -105,7 +105,9 @@ class Looks:
         began = time.monotonic()
         row = self.connection.execute(self._queries["promote"], prepare=True).fetchone()
         promoted, next_in = row or (0, None)
-        if not promoted:
+        if promoted:
+            self._log.debug("task.promoted", worker=self._attempts.worker, tasks=promoted)
+        else:
             self._claims.took(time.monotonic() - began)
         self.wanted = self.wanted or promoted > 0
         pause = self._settings.poll if asleep else min(self._settings.poll, 1.0)
