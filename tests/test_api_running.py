@@ -53,7 +53,7 @@ def test_what_somebody_does_to_a_task_or_a_worker_is_logged_with_who_it_was(
     told = [line for line in logged if line["log_level"] == "info"]
     assert [(line["event"], line["user"]) for line in told] == [
         ("task.cancel_requested", 1), ("task.retried", 1), ("task.cancelled", 1),
-        ("task.resumed", 3), ("task.configured", 3), ("worker.ordered", 3),
+        ("task.resumed", 999), ("task.configured", 999), ("worker.ordered", 999),
     ]  # fmt: skip
     assert {(line["task"], line["type"], line["attempt"]) for line in told[:5]} == {(id, "csv_export", 1)}
     assert (told[0]["worker"], told[5]["worker"], told[5]["orders"]) == (WORKER, WORKER, "pause")
