@@ -391,7 +391,7 @@ def test_a_run_of_a_task_that_another_process_has_waits_for_it(make: Make, conn:
 
 
 def test_what_is_not_persistent_runs_in_this_process_and_leaves_nothing_behind(
-    make: Make, conn: Connection, wait_until: Wait
+    make: Make, conn: Connection, wait_until: Wait, run: Callable[..., Any]
 ) -> None:
     def refresh() -> int:
         if not task.execution_history:
@@ -409,6 +409,12 @@ def test_what_is_not_persistent_runs_in_this_process_and_leaves_nothing_behind(
     assert (first.run, first.cpu_seconds is not None) == (0, True)
     wait_until(lambda: [row["schedule"]["name"] for row in schedules.in_memory(conn)] == ["cache"])
     assert (schedules.find(conn).total, tasks.find(conn).total) == (0, 0)
+    head, line = run("tasks", "list").stdout.splitlines()
+    row = dict(zip(head.split("\t"), line.split("\t"), strict=True))
+    assert (row["ID"], row["Persistent"], row["Next Run"] != "") == ("cache", "Memory", True)
+    head, line = run("schedules", "list").stdout.splitlines()
+    row = dict(zip(head.split("\t"), line.split("\t"), strict=True))
+    assert (row["name"], row["storage"], row["triggers"], row["enabled"]) == ("cache", "Memory", "every 0.2s", "yes")
     with pytest.raises(InvalidSchedule, match="its triggers alone start it"):
         scheduler.trigger("cache")
     with pytest.raises(ValueError, match="before the scheduler is started"):
@@ -416,6 +422,24 @@ def test_what_is_not_persistent_runs_in_this_process_and_leaves_nothing_behind(
     scheduler.stop()
     scheduler.remove_task("cache")
     assert (scheduler.tasks, schedules.in_memory(conn)) == ([], [])
+
+
+def test_what_runs_in_memory_counts_for_the_maximum(make: Make, conn: Connection, wait_until: Wait) -> None:
+    gate = Gate()
+    scheduler = make(max_running_tasks=1)
+    refresh = Task("refresh", function=gate, triggers=[OneTimeTrigger(delay=0.01)], persistent=False)
+    scheduler.add_task(refresh)
+    stored = Task("stored", function=gate)
+    scheduler.add_task(stored)
+    scheduler.start()
+    assert gate.entered.acquire(timeout=30)
+    scheduler.trigger("stored")
+    wait_until(lambda: tasks.find(conn, status=["started"]).total == 1)
+    assert not gate.entered.acquire(timeout=0.5)
+    assert scheduler.running_count == 1
+    gate.opened.set()
+    wait_until(lambda: stored.execution_history and refresh.execution_history)
+    assert gate.most == 1
 
 
 @pytest.mark.parametrize(
