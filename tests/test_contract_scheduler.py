@@ -227,6 +227,7 @@ def test_no_more_run_at_once_than_the_maximum_and_the_rest_wait_their_turn_by_pr
 
 
 def test_a_maximum_of_the_whole_fleet_holds_over_two_schedulers(make: Make, conn: Connection, wait_until: Wait) -> None:
+    conn.execute("select register_type('scheduler')")  # by an earlier one, which had no such maximum
     gate = Gate()
     both = [make(max_running_tasks=4, max_running_in_fleet=1) for _ in range(2)]
     for scheduler in both:
@@ -318,12 +319,13 @@ def test_a_disabled_task_runs_by_hand_alone(make: Make, conn: Connection, wait_u
 
 
 def test_what_an_operator_has_disabled_stays_so_when_the_program_starts_anew(make: Make, conn: Connection) -> None:
-    for _ in range(2):
-        scheduler = make()
+    before, after = make(), make()
+    for scheduler in (before, after):
         scheduler.add_task(Task("sync", function=lambda: None, triggers=[EventTrigger("e")]))
-        scheduler.start()
-        schedules.disable(conn, "sync")
-        scheduler.stop()
+    before.start()
+    before.stop()
+    schedules.disable(conn, "sync")
+    after.start()
     assert not schedules.get(conn, "sync").enabled
 
 
