@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -158,3 +160,35 @@ def hogs(task: Task) -> None:
     """Holds the interpreter's lock for so many seconds, as C code does: no other thread runs meanwhile."""
     Path(f"{task.data['gate']}.begun").touch()
     ctypes.PyDLL(None).usleep(round(task.data["seconds"] * 1_000_000))
+
+
+@handler("outlives", isolation="process")
+def outlives(task: Task) -> None:
+    """Leaves a thread behind, which reports once the gate is open: in the process's next task. That is of this type too."""
+    gate = Path(task.data["gate"])
+    done = Path(f"{gate}.done")
+
+    def linger() -> None:
+        while not gate.exists():
+            time.sleep(0.005)
+        try:
+            task.progress(1, 2, "stale")
+            task.checkpoint("stale")
+        finally:
+            done.touch()
+
+    if not task.data.get("next"):
+        threading.Thread(target=linger, daemon=True).start()
+        return
+    gate.touch()
+    while not done.exists():
+        time.sleep(0.005)
+    raise GiveUp("Its checkpoint stays in the row.")
+
+
+@handler("garbles", isolation="process")
+def garbles(task: Task) -> int:
+    """Writes to the wire where its data says so, as a library might that closes what it hasn't opened."""
+    if task.data:
+        os.write(int(sys.argv[1]), b"\0\0\0\2{]")
+    return task.id

@@ -16,7 +16,17 @@ from pgfleet.settings import Settings
 from pgfleet_worker.aio import cancel_once
 from pgfleet_worker.children import Children
 from pgfleet_worker.handler import Handler
-from pgfleet_worker.outcome import Claimed, Outcome, Released, Success, of_exception, of_return, of_stop, trace
+from pgfleet_worker.outcome import (
+    Claimed,
+    Outcome,
+    Published,
+    Released,
+    Success,
+    of_exception,
+    of_return,
+    of_stop,
+    trace,
+)
 from pgfleet_worker.report import Reporter
 from pgfleet_worker.task import Task, Why
 from pgfleet_worker.watch import Watch
@@ -84,10 +94,11 @@ class Attempts:
         self.paces = {type: Pace() for type in handlers}
         #: The id under which this process's claims are made at present.
         self.worker = ""
-        #: What runs now, by task id.
-        self.running: dict[int, Task] = {}
+        #: What runs now, by task id and attempt: an attempt whose worker id was lost may still run beside the task's next one.
+        self.running: dict[tuple[int, int], Task] = {}
         #: What was called off, has not heeded it and can't be stopped: settled already, but its slot is still taken.
         self.abandoned: set[Task] = set()
+        self._stops = False
         self._ending = threading.Lock()
         self._watch = Watch(self._is_running)
         self._reporter = Reporter(settings, log, self._cancel, self._is_running)
@@ -108,7 +119,9 @@ class Attempts:
         id, type, data, created_by, attempt, _, _, timeout, saved = claimed
         kind, worker, began = self._kinds[type], self.worker, time.perf_counter()
         task = Task(id, type, data, created_by, attempt, self, saved, worker, began)
-        self.running[id] = task
+        self.running[id, attempt] = task
+        if self._stops:  # taken by its slot when that was decided, and not yet there to be told
+            self._cancel(task, "stopping")
         if timeout is not None or kind.timeout is not None:
             task.limit = timeout or kind.timeout
             if not kind.in_process:  # else its time runs from when the process has begun with it
@@ -133,7 +146,7 @@ class Attempts:
         task = Task(id, type, data, created_by, attempt, self, saved, worker, began)
         current = asyncio.current_task()
         task.reins = None if current is None else Coroutine(current)
-        self.running[id] = task
+        self.running[id, attempt] = task
         if timeout is not None or kind.timeout is not None:
             task.limit = timeout or kind.timeout
             self._limit(task)
@@ -152,14 +165,21 @@ class Attempts:
 
     def _end(self, task: Task, kind: Kind, outcome: Outcome) -> None:
         seconds = time.perf_counter() - task.began
-        if self.running.get(task.id) is task:
-            self.running.pop(task.id, None)
+        if self._is_running(task):
+            self.running.pop((task.id, task.attempt), None)
+        abandoned = False
         if task.cancelled:  # looked at after leaving `running`: who abandons it looks there, under the lock
             with self._ending:
+                abandoned = task in self.abandoned
                 self.abandoned.discard(task)
         kind.pace.observe(seconds)
         if self._tells:
             self._bound(task).debug("task.ran", seconds=seconds)
+        if abandoned and not isinstance(outcome, Published):  # a file has to be withdrawn
+            # Settled when it was abandoned. It is not left to the fence: where a crash of Postgres took the claim back, this
+            # worker may have made it anew, under the same attempt's number.
+            self._bound(task).warning("task.lost", outcome=type(outcome).__name__.lower())
+            return
         self._settle(outcome)
 
     # -- stop
@@ -171,14 +191,15 @@ class Attempts:
         succeeded. What does neither within ``PGFLEET_CANCEL_GRACE`` is killed, or abandoned where nothing can stop it.
         The first reason stands. From any thread; False where this attempt does not run here.
         """
-        task = self.running.get(id)
-        if task is None or task.attempt != attempt:
+        task = self.running.get((id, attempt))
+        if task is None:
             return False
         self._cancel(task, why)
         return True
 
     def cancel_all(self, why: Why) -> int:
-        """:meth:`cancel` all that runs; answers how many."""
+        """:meth:`cancel` all that runs, and where the worker stops all that still begins; answers how many run."""
+        self._stops = self._stops or why == "stopping"
         tasks = list(self.running.values())
         for task in tasks:
             self._cancel(task, why)
@@ -214,16 +235,15 @@ class Attempts:
         if task.reins is not None and task.reins.force():
             return
         with self._ending:
-            if self.running.get(task.id) is not task:
+            if not self._is_running(task):
                 return
-            del self.running[task.id]
+            del self.running[task.id, task.attempt]
             self.abandoned.add(task)
         self._bound(task).error("task.abandoned", why=task.why)
-        if task.why != "lost":  # else the row is another's, and says so
-            self._settle(of_stop(task, IGNORED.format(self._settings.cancel_grace)))
+        self._settle(of_stop(task, IGNORED.format(self._settings.cancel_grace)))
 
     def _is_running(self, task: Task) -> bool:
-        return self.running.get(task.id) is task
+        return self.running.get((task.id, task.attempt)) is task
 
     # -- what a task asks of its process
 

@@ -85,7 +85,10 @@ class Child:
             try:
                 value = handler.function(task)
             finally:
-                self._task = None
+                self._talking = True
+                with self._speech:  # what a thread of the handler's is saying still counts; what it says later doesn't
+                    self._task = None
+                self._talking = False
             return pack(of_return(task, value))
         except BaseException as error:
             if task.cancelled:
@@ -121,6 +124,8 @@ class Child:
             self._talking = True
         try:
             with self._speech:  # a handler may have threads of its own
+                if self._task is not task:  # even one that outlives it: the wire is another task's now
+                    raise Cancelled("its attempt is over")
                 yield
         finally:
             if main:

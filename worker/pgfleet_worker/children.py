@@ -275,6 +275,9 @@ class Children:
                     self._drop(child)
                     if left and not death.begun and not task.cancelled:
                         continue  # the task had no part in that
+                except BaseException:  # it says what nobody understands, and may go on so in its next task
+                    self._drop(child)
+                    raise
                 else:
                     if child.asked or child.served >= most:
                         self._drop(child)

@@ -78,7 +78,7 @@ class Reporter:
 
     def checkpoint(self, task: Task, text: str) -> None:
         """Record ``text``; returns when it is durable. Raises :class:`Cancelled`, or Postgres's error for what it refuses."""
-        if _is_lost(task):
+        if _is_lost(task) or (task.cancelled and not self._is_running(task)):  # or abandoned
             raise Cancelled(task.why)
         request = _Request(task, text)
         with self._changed:
