@@ -249,3 +249,15 @@ def test_the_cost_of_some_of_a_batch_is_recorded_with_those(database: Database) 
     assert value(conn, settle, WORKER, ids) == []
     rows = [tuple(task(conn, id)[name] for name in ("result", "cpu_seconds", "peak_memory")) for id in ids]
     assert rows == [(None, None, None), ("r", None, 7), (None, 2.5, None), (None, None, 9)]
+
+
+def test_an_attempt_that_was_told_already_keeps_nothing_from_being_released(database: Database) -> None:
+    conn = database.connect()
+    register(conn)
+    id = put(conn, "started")
+    conn.execute("select release_tasks(%s, %s, '{1}')", [WORKER, [id]])
+    conn.execute("update tasks set attempt = 0 where id = %s", [id])
+    claim(conn)
+    assert value(conn, "select release_tasks(%s, %s, '{1}')", WORKER, [id]) == 1
+    assert status(conn, id) == "fresh"
+    assert [attempt["attempt"] for attempt in executions(conn, id)].count(1) == 1

@@ -36,7 +36,8 @@ begin
         where t.id = any (held.ids);
         insert into task_attempts (task_id, attempt, worker, started_at, ended_at, status)
         select h.id, of.attempt, release_tasks.worker, h.started_at, now(), 'released'
-        from unnest(held.ids, held.started_at, held.called_off) h(id, started_at, called_off) where not h.called_off;
+        from unnest(held.ids, held.started_at, held.called_off) h(id, started_at, called_off) where not h.called_off
+        on conflict do nothing;  -- as in keep_attempt: of a row made by hand. A worker whose release fails would not get on
         perform notify_tasks(held.free);
         released := released + coalesce(cardinality(held.ids), 0);
     end loop;
