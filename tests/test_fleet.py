@@ -60,6 +60,11 @@ def thumbnails(task: Task) -> None:
     """A marked handler."""
 
 
+@handler("isolated", isolation="process")
+def isolated(task: Task) -> None:
+    """A handler in a process of its own."""
+
+
 def test_the_three_examples_of_the_manual_are_found_in_a_module(module: Module) -> None:
     name = module("examples_of_the_manual", EXAMPLES)
     handlers = load([name])
@@ -126,6 +131,7 @@ def builders() -> dict[str, tuple[Callable[[Builder], Any], str]]:
         "memory on an event": (lambda its: its.in_memory().on_event("e").run(work), "on_event"),
         "memory that queues": (lambda its: its.in_memory().every(hours=1).overlap("queue").run(work), "overlap"),
         "memory that catches up": (lambda its: its.in_memory().every(hours=1).catch_up("all").run(work), "catch_up"),
+        "memory in a process": (lambda its: its.in_memory().every(hours=1).run(isolated), "isolation"),
         "one node and all": (lambda its: its.on_node("a").on_all_nodes().every(hours=1).run(work), "on_node"),
         "bad cron": (lambda its: its.cron("61 * * * *").run(work), "61"),
         "unknown time zone": (lambda its: its.cron("@daily", tz="Mars/Olympus").run(work), "Mars/Olympus"),

@@ -146,7 +146,7 @@ class Firing:
 
     def _look(self, conn: db.Connection, rung: bool) -> float:
         """Fire what is due, and what has come with a run's end; answers the seconds until there may be more."""
-        if not rung and time.monotonic() - self._looked < self._most_pause():
+        if not rung and self._place() and time.monotonic() - self._looked < self._most_pause():
             due_in = firing.next_due_in(conn)
             if due_in is None or due_in > 0:
                 return self._until(due_in)  # another has fired what we came for

@@ -205,6 +205,11 @@ class Builder:
         if self._in_memory and self._said:
             word, why = next(iter(self._said.items()))
             self._refuse(f"is in_memory and has {word}: {why}", f"Leave out one of .in_memory() and .{word}().")
+        marked = getattr(self._function, MARK, None)
+        if self._in_memory and isinstance(marked, Handler) and marked.isolation == "process":
+            self._refuse(
+                "is in_memory, and its handler has isolation", 'Leave out .in_memory() or isolation="process".'
+            )
         if its.all_nodes and its.node is not None:
             self._refuse("is on_all_nodes and on_node", "Leave one of them out.")
         if its.overlap not in ("skip", "queue", "allow"):
