@@ -29,7 +29,9 @@ class Slots:
 
     def __init__(self, settings: Settings, gate: Path) -> None:
         self.outcomes: list[Outcome] = []
-        self.attempts = Attempts(settings, log.get(), load(("tests.support.attempts",), TYPES), self.outcomes.append)
+        self.attempts = Attempts(
+            settings, log.get(), load(("tests.support.attempts",), TYPES), self.outcomes.append, lambda **_: None
+        )
         self.attempts.worker = "me"
         self._data = json.dumps({"gate": str(gate)})
 

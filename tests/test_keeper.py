@@ -11,6 +11,7 @@ from typing import Any
 from pgfleet import migrate, tasks
 from tests.support.database import Database
 from tests.support.processes import Process, Processes
+from tests.test_isolation import worker as attempting
 from tests.test_worker import ended, worker
 from tests.test_worker_ends import begun
 
@@ -58,6 +59,20 @@ def test_a_handler_that_holds_the_interpreter_for_several_leases_keeps_its_task(
     row = wait_until(ended(conn, tasks.create(conn, "hogs", data, created_by=1)))
     assert (row["status"], row["attempt"], row["crash_count"]) == ("success", 1, 0)
     assert not hog.events("worker.lost")
+
+
+def test_what_a_killed_workers_handlers_have_started_dies_with_it(
+    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
+) -> None:
+    conn = database.connect()
+    gate = tmp_path / "gate"
+    process = attempting(processes, "--types", "stubborn_process", settings=database.settings(**LONG))
+    tasks.create(conn, "stubborn_process", {"gate": str(gate)}, created_by=1)
+    wait_until(lambda: begun(gate)() and Path(f"{gate}.begun").read_text(), timeout=30)
+    child, its_own = map(int, Path(f"{gate}.begun").read_text().split())
+    process.signal(signal.SIGKILL)
+    wait_until(lambda: not alive(child))
+    wait_until(lambda: not alive(its_own))
 
 
 def test_a_killed_workers_tasks_are_rescued_long_before_its_lease_ends(

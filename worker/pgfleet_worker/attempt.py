@@ -82,10 +82,16 @@ class Coroutine:
 
 
 class Attempts:
-    """Runs claimed tasks with their handlers; ``settle(outcome)`` is told what became of each."""
+    """Runs claimed tasks with their handlers; ``settle(outcome)`` is told what became of each, ``say(child=…)`` and
+    ``say(reaped=…)`` of the processes that come and go."""
 
     def __init__(
-        self, settings: Settings, log: Logger, handlers: dict[str, Handler], settle: Callable[[Outcome], None]
+        self,
+        settings: Settings,
+        log: Logger,
+        handlers: dict[str, Handler],
+        settle: Callable[[Outcome], None],
+        say: Callable[..., None],
     ) -> None:
         self._settings = settings
         self._log = log
@@ -102,7 +108,7 @@ class Attempts:
         self._ending = threading.Lock()
         self._watch = Watch(self._is_running)
         self._reporter = Reporter(settings, log, self._cancel, self._is_running)
-        self._children = Children(settings, log, self, self._limit)
+        self._children = Children(settings, log, self, self._limit, say)
         self._kinds = {type: Kind(h, self._function(h), self.paces[type]) for type, h in handlers.items()}
 
     def _function(self, handler: Handler) -> Callable[[Task], Any]:

@@ -43,8 +43,9 @@ class Died(Exception):
 class Child:
     """One process. Its slot's thread calls :meth:`run` and :meth:`close`, others :meth:`ask` and :meth:`force`."""
 
-    def __init__(self, settings: Settings, log: Logger) -> None:
+    def __init__(self, settings: Settings, log: Logger, say: Callable[..., None]) -> None:
         self._log = log
+        self._say = say
         self._lock = threading.Lock()
         self._closing = threading.Lock()
         self._task: Task | None = None
@@ -72,6 +73,7 @@ class Child:
             theirs.close()
             os.close(reins)
         self.pid = self._process.pid
+        say(child=self.pid)
         self._wire = Wire(ours, self._wait)
         self._poll = select.poll()
         self._poll.register(ours, select.POLLIN)
@@ -200,6 +202,7 @@ class Child:
             time.sleep(0.002)
         with self._lock:
             self._kill()
+            self._say(reaped=self.pid)  # while nobody else can have the number
             _, self._status, self._usage = os.wait4(self.pid, 0)
             self._process.returncode = os.waitstatus_to_exitcode(self._status)
             os.close(self._reins)
@@ -249,13 +252,21 @@ class Grip:
 
 class Children:
     """The children of a worker's slots. ``lent`` is what their tasks may ask for; ``begun(task)`` is told of each that a
-    child has begun with."""
+    child has begun with, ``say(child=pid)`` and ``say(reaped=pid)`` what children there are."""
 
-    def __init__(self, settings: Settings, log: Logger, lent: Surroundings, begun: Callable[[Task], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        log: Logger,
+        lent: Surroundings,
+        begun: Callable[[Task], None],
+        say: Callable[..., None],
+    ) -> None:
         self._settings = settings
         self._log = log
         self._lent = lent
         self._told_begun = begun
+        self._say = say
         self._mine = threading.local()
         self._all: set[Child] = set()
 
@@ -298,7 +309,7 @@ class Children:
             self._drop(child)
             child = None
         if child is None:
-            child = self._mine.child = Child(self._settings, self._log)
+            child = self._mine.child = Child(self._settings, self._log, self._say)
             self._all.add(child)
         return child
 

@@ -1,14 +1,16 @@
 """The heart: renews the worker's lease and rescues lost workers' tasks, from a thread or from a process of its own.
 
 A heart follows one worker after the other (a lost one comes back under a new id) and talks with it over a
-:class:`Link`: told ``follow`` and ``leave``, it says ``beat``, ``lost`` and ``left``.
+:class:`Link`: told ``follow``, ``child``, ``reaped`` and ``leave``, it says ``beat``, ``lost`` and ``left``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import select
+import signal
 import socket
 import time
 from typing import Any, Protocol
@@ -100,6 +102,7 @@ class Heart:
         self._renewed = time.monotonic()
         self._rescue_from = 0.0
         self._at_once = AT_ONCE
+        self._groups: set[int] = set()
 
     def run(self) -> None:
         """Beat. Postgres may be away: it tries on. Returns when there is nothing left to beat for."""
@@ -114,15 +117,26 @@ class Heart:
             for words in self._link.heard():
                 if "follow" in words:
                     self._follow(words["follow"])
+                if "child" in words:
+                    self._groups.add(words["child"])
+                if "reaped" in words:
+                    self._groups.discard(words["reaped"])
                 if "leave" in words:
                     self._end("deregister")
                     return
             if self._link.ended or (self._owner is not None and self._owner.is_dead()):
                 if self._owner is not None:
+                    self._kill_groups()
                     self._end("abandon")
                 return
             if time.monotonic() >= self._due:
                 self._beat()
+
+    def _kill_groups(self) -> None:
+        """The dead worker's children die with it, by the kernel's hand; what their handlers have started would not."""
+        for group in self._groups:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
 
     def _wait(self, seconds: float) -> None:
         poll = select.poll()

@@ -32,7 +32,7 @@ def new_worker_id(nickname: str) -> str:
 class Lease:
     """Registers this process and has its lease kept: by ``keeper``, or a thread where there is none or it has died.
 
-    For the loop's thread alone.
+    For the loop's thread alone, but for :meth:`say`.
     """
 
     def __init__(self, settings: Settings, log: Logger, keeper: Keeper | None = None) -> None:
@@ -53,6 +53,10 @@ class Lease:
     def fileno(self) -> int:
         """Readable when the heart has said something: see :meth:`hear`."""
         return self._link.fileno()
+
+    def say(self, **words: Any) -> None:
+        """Tell the heart; from any thread."""
+        self._link.say(**words)
 
     def register(self, conn: db.Connection, handlers: Iterable[Handler]) -> str:
         """Register under a new id, with the types served; answers the id. From now on the heart renews its lease."""

@@ -56,7 +56,7 @@ class Life(ABC):
         self._lease = Lease(settings, self._log, keeper)
         self._bell = Bell(settings, self._lease)
         self._settler = Settler(settings, self._log, self._settled, self._due_in)
-        self._attempts = Attempts(settings, self._log, handlers, self._settler.put)
+        self._attempts = Attempts(settings, self._log, handlers, self._settler.put, self._lease.say)
         self._threads = ThreadSlots(settings.concurrency, self._attempts.run)
         self._coroutines = AsyncSlots(
             settings.concurrency, self._attempts.run_async, lambda task: self._give_back([task])
