@@ -142,3 +142,16 @@ def test_a_worker_whose_connections_are_cut_goes_on(
     assert wait_until(ended(conn, tasks.create(conn, "echo", created_by=1)))["status"] == "success"
     row = wait_until(ended(conn, running))
     assert (row["status"], row["attempt"]) == ("success", 1)
+
+
+def test_a_handlers_own_thread_that_raises_is_logged_and_ends_nothing_else(
+    database: Database, processes: Processes, wait_until: Wait
+) -> None:
+    conn = database.connect()
+    process = worker(processes, "--handlers", "tests.support.attempts", "--types", "leaves_a_thread")
+    id = tasks.create(conn, "leaves_a_thread", created_by=1)
+    row = wait_until(ended(conn, id))
+    assert (row["status"], row["attempt"]) == ("success", 1)
+    told = process.wait_for_event("thread.failed")
+    assert (told["thread"], "nobody catches this" in told["problem"]) == ("left", True)
+    assert process.stop() == 0

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -296,4 +297,17 @@ def goes_on_reporting(task: Task) -> str:
     gate = begin(task)
     while not gate.exists():
         time.sleep(0.005)
+    return "done"
+
+
+@handler("leaves_a_thread")
+def leaves_a_thread(task: Task) -> str:
+    """Starts a thread that raises, and ends after it."""
+
+    def raises() -> None:
+        raise ValueError("nobody catches this")
+
+    thread = threading.Thread(target=raises, name="left")
+    thread.start()
+    thread.join()
     return "done"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from pgfleet_worker.outcome import Claimed
+from pgfleet_worker.part import Part
 
 
 def cancel_once(task: asyncio.Task[None]) -> None:
@@ -41,7 +41,7 @@ class AsyncSlots:
         self._queue.extend(tasks)
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="async-slots", daemon=True).start()
+            Part(target=self._loop.run_forever, name="async-slots").start()
         self._loop.call_soon_threadsafe(self._fill)
 
     @property

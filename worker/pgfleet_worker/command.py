@@ -18,6 +18,7 @@ from pgfleet.settings import from_env
 from pgfleet_worker import keeper
 from pgfleet_worker.handler import OWN, installed, load, load_schedules
 from pgfleet_worker.loop import Worker
+from pgfleet_worker.part import Part
 
 #: Exit codes: stopped before all was settled; a fault of the worker's own (EX_SOFTWARE of sysexits.h).
 EXIT_HURRIED = 1
@@ -93,9 +94,13 @@ def worker(
                 os._exit(EXIT_HURRIED)  # at once: its keeper gives up the lease, others take over
 
     def die(failed: threading.ExceptHookArgs) -> None:
-        # A worker without its settler or heartbeat would hold tasks for ever; a dead one is rescued.
         problem = "".join(traceback.format_exception(failed.exc_type, failed.exc_value, failed.exc_traceback))
-        log.get().critical("worker.broken", thread=failed.thread and failed.thread.name, problem=problem)
+        name = failed.thread and failed.thread.name
+        if not isinstance(failed.thread, Part):  # a handler's, which is no reason to lose all that runs beside it
+            log.get().error("thread.failed", thread=name, problem=problem)
+            return
+        # A worker without its settler or heartbeat would hold tasks for ever; a dead one is rescued.
+        log.get().critical("worker.broken", thread=name, problem=problem)
         os._exit(EXIT_BROKEN)
 
     threading.excepthook = die

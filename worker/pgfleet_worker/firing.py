@@ -20,6 +20,7 @@ from pgfleet.settings import Settings
 from pgfleet_worker.backoff import Backoff
 from pgfleet_worker.fleet import Declaration
 from pgfleet_worker.memory import Memory
+from pgfleet_worker.part import Part
 
 #: Triggers fired in one transaction; a tenth after one that took too long for Postgres, to find out which did.
 BATCH = 100
@@ -94,7 +95,7 @@ class Firing:
         """Begin, where it hasn't yet; what is due is fired at once."""
         if self._settings.schedules and self._thread is None:
             self.memory.start()
-            self._thread = threading.Thread(target=self._run, name="firing", daemon=True)
+            self._thread = Part(target=self._run, name="firing")
             self._thread.start()
 
     def ring(self) -> None:

@@ -16,6 +16,7 @@ from pgfleet.leftovers import ForeignVolume
 from pgfleet.log import Logger
 from pgfleet.settings import Settings
 from pgfleet.volume import VolumeError
+from pgfleet_worker.part import Part
 
 #: Seconds between two looks for a chore that is due, at most and at least.
 MOST_PAUSE = 60.0
@@ -48,7 +49,7 @@ class Housekeeping:
     def start(self) -> None:
         """Begin; the first look is a pause away, so that what lives for moments pays nothing. May be called again."""
         if self._settings.schedules and self._thread is None:
-            self._thread = threading.Thread(target=self._keep, name="housekeeping", daemon=True)
+            self._thread = Part(target=self._keep, name="housekeeping")
             self._thread.start()
 
     def stop(self) -> None:

@@ -9,7 +9,6 @@ import contextlib
 import os
 import select
 import signal
-import threading
 import time
 import uuid
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ from pgfleet.settings import Settings
 from pgfleet_worker.handler import Handler
 from pgfleet_worker.heart import Heart, Link
 from pgfleet_worker.keeper import Keeper
+from pgfleet_worker.part import Part
 
 
 def new_worker_id(nickname: str) -> str:
@@ -152,7 +152,7 @@ class Lease:
     def _begin_thread(self) -> Link:
         ours, theirs = Link.pair()
         heart = Heart(self._settings, self._log, theirs)
-        threading.Thread(target=heart.run, name="heartbeat", daemon=True).start()
+        Part(target=heart.run, name="heartbeat").start()
         return ours
 
     def _replace_keeper(self, keeper: Keeper, why: str) -> None:

@@ -25,6 +25,7 @@ from pgfleet.schedules import Trigger
 from pgfleet.settings import Settings
 from pgfleet_worker.fleet import Declaration
 from pgfleet_worker.handler import GiveUp, Release, RetryLater
+from pgfleet_worker.part import Part
 from pgfleet_worker.task import Task, to_json
 
 #: Runs at once.
@@ -189,7 +190,7 @@ class Memory:
         with self._changed:
             if self._declarations and not self._entries:
                 self._entries = [_Entry(declaration) for declaration in self._declarations]
-                threading.Thread(target=self._watch, name="memory", daemon=True).start()
+                Part(target=self._watch, name="memory").start()
 
     def hold(self, reason: str, held: bool) -> None:
         """Begin nothing while there is a reason not to; what became due meanwhile then runs once."""
@@ -247,9 +248,7 @@ class Memory:
         entry.task = Task(0, entry.declaration.handler.type, text, 0, entry.attempt, _Here(self._settings))
         entry.runs += 1
         entry.last_run_at = datetime.now(UTC)
-        threading.Thread(
-            target=self._run, args=(entry, entry.task), name=f"memory {entry.its.name}", daemon=True
-        ).start()
+        Part(target=self._run, args=(entry, entry.task), name=f"memory {entry.its.name}").start()
 
     def _run(self, entry: _Entry, task: Task) -> None:
         status, problem, again = "success", None, None

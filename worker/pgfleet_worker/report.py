@@ -21,6 +21,7 @@ from pgfleet.settings import Settings
 from pgfleet_worker.backoff import Backoff
 from pgfleet_worker.course import MOST_STEP, Course
 from pgfleet_worker.handler import Cancelled
+from pgfleet_worker.part import Part
 from pgfleet_worker.task import Task, Why, storable
 
 #: Seconds between looks of a handler that waits for its checkpoint at whether it is still wanted.
@@ -99,7 +100,7 @@ class Reporter:
 
     def _wake(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="reporter", daemon=True)
+            self._thread = Part(target=self._work, name="reporter")
             self._thread.start()
         else:
             self._changed.notify()

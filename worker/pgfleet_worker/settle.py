@@ -22,6 +22,7 @@ from pgfleet.log import Logger
 from pgfleet.settings import Settings
 from pgfleet_worker.backoff import Backoff
 from pgfleet_worker.outcome import CalledOff, Failure, Outcome, Published, Released, Success
+from pgfleet_worker.part import Part
 
 #: The most outcomes in one statement. 500 to 2,000 measured within 3 % of each other.
 BATCH = 1000
@@ -58,7 +59,7 @@ class Settler:
         self._closing = False
         self._conn: db.Connection | None = None
         self._queries = sql.queries("workers")
-        self._thread = threading.Thread(target=self._work, name="settler", daemon=True)
+        self._thread = Part(target=self._work, name="settler")
         self._thread.start()
 
     def put(self, outcome: Outcome) -> None:

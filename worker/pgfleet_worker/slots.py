@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from pgfleet_worker.outcome import Claimed
+from pgfleet_worker.part import Part
 
 
 class ThreadSlots:
@@ -65,7 +66,7 @@ class ThreadSlots:
 
     def _start(self) -> None:
         number = len(self._threads)
-        thread = threading.Thread(target=self._work, args=(number,), name=f"slot-{number}", daemon=True)
+        thread = Part(target=self._work, args=(number,), name=f"slot-{number}")
         self._threads.append(thread)
         thread.start()
 

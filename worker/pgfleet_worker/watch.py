@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pgfleet_worker.part import Part
+
 if TYPE_CHECKING:
     from pgfleet_worker.task import Task
 
@@ -37,7 +39,7 @@ class Watch:
                 self._clear()
             heapq.heappush(self._heap, (when, next(self._number), task, act))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="watch", daemon=True)
+                self._thread = Part(target=self._work, name="watch")
                 self._thread.start()
             elif self._heap[0][2] is task:
                 self._changed.notify()
