@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import structlog
 
 from pgfleet import schedules
 from tests.support.api import refused
@@ -229,6 +230,26 @@ def test_a_run_by_hand_is_a_task_and_refused_while_one_is_unfinished(database: D
     assert admin("GET", "/v1/schedules/nightly/runs?offset=5").json["totalSize"] == 1
     row = admin("GET", "/v1/schedules/nightly").json
     assert (row["running"], row["last_task"], row["next_due"]) == (1, id, due)
+
+
+def test_what_somebody_does_to_schedules_is_logged_with_who_it_was(database: Database, admin: Any) -> None:
+    with structlog.testing.capture_logs() as logged:
+        put(admin)
+        admin("POST", "/v1/schedules/nightly/disable")
+        admin("POST", "/v1/schedules/nightly/enable")
+        id = admin("POST", "/v1/schedules/nightly/trigger").json["task_id"]
+        admin("POST", "/v1/events/e")
+        admin("PUT", "/v1/firing", json={"stopped": True})
+        admin("PUT", "/v1/firing", json={"stopped": False})
+        admin("DELETE", "/v1/schedules/nightly")
+        admin("DELETE", "/v1/schedules/nightly")
+    told = [line for line in logged if line["log_level"] == "info"]
+    assert [line["event"] for line in told] == [
+        "schedule.put", "schedule.disabled", "schedule.enabled", "schedule.triggered", "event.emitted", "firing.stopped",
+        "firing.started", "schedule.removed",
+    ]  # fmt: skip
+    assert {line["user"] for line in told} == {999}
+    assert (told[3]["schedule"], told[3]["task"], told[4]["name"]) == ("nightly", id, "e")
 
 
 @pytest.mark.parametrize("payload", [{"books": [1, {"é": None}]}, ["a"], "a text", 3.5, None])

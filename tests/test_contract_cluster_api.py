@@ -7,9 +7,11 @@ import re
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from pgfleet import schedules, tasks
 from pgfleet.settings import Settings
@@ -18,6 +20,8 @@ from pgfleet_api.state import KEY
 from tests.support.api import refused, settle
 from tests.support.database import Database
 from tests.support.fleet import OTHER, WORKER, claim, create, register, task
+from tests.support.processes import Processes
+from tests.support.scheduled import Scheduled
 
 ROOT = "/cxs/tasks"
 FIELDS = [
@@ -230,6 +234,39 @@ def test_resume_lets_a_crashed_task_go_on_and_no_other(database: Database, conn:
     item = admin("POST", path).json
     assert (item["status"], item["checkpointData"]) == ("WAITING", 7)
     refused(admin("POST", path), 409)
+
+
+def test_what_is_done_here_is_logged_as_elsewhere(database: Database, conn: Any, admin: Any) -> None:
+    path = f"{ROOT}/{item_ids.of_task(of_status(database, conn, 'crashed'))}"
+    with structlog.testing.capture_logs() as logged:
+        for method, tail in (("POST", "/resume"), ("PUT", "/config?maxRetries=1"), ("DELETE", ""), ("POST", "/retry")):
+            admin(method, path + tail)
+        claim(conn)
+        admin("DELETE", path)
+    told = [line for line in logged if line["log_level"] == "info"]
+    assert [line["event"] for line in told] == [
+        "task.resumed", "task.configured", "task.cancelled", "task.retried", "task.cancel_requested",
+    ]  # fmt: skip
+
+
+def test_what_a_real_worker_keeps_in_memory_is_listed(
+    database: Database, admin: Any, processes: Processes, tmp_path: Path, wait_until: Callable[..., Any]
+) -> None:
+    scheduled = Scheduled(processes, tmp_path)
+    scheduled.module(
+        """
+        fleet.schedule("refresh").in_memory().every(hours=1).run(mark).describe("Refreshes.").group("cache").register()
+        """
+    )
+    scheduled.worker()
+    item = wait_until(lambda: admin("GET", f"{ROOT}?type=refresh").json["list"], 30, what="the worker's word")[0]
+    assert (item["taskType"], item["status"], item["persistent"]) == ("refresh", "SCHEDULED", False)
+    assert UTC_TIME.fullmatch(item["nextScheduledExecution"])
+    (row,) = admin("GET", "/v1/schedules?persistent=false").json["list"]
+    assert (row["name"], row["next_due"], row["group"]) == ("refresh", item["nextScheduledExecution"], "cache")
+    assert row["triggers"][0]["every"] == 3600
+    registry = admin("GET", "/api/v1/backgroundtasks").json["result"]["response"]
+    assert {"taskGroup": "cache", "taskName": "refresh", "description": "Refreshes."} in registry
 
 
 def test_what_workers_keep_in_memory_comes_first_and_is_not_persistent(conn: Any, admin: Any) -> None:

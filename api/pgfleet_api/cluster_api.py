@@ -12,7 +12,7 @@ from pgfleet import cluster, db, tasks
 from pgfleet.errors import TaskNotFound
 from pgfleet.tokens import User
 from pgfleet_api import cluster_models as m
-from pgfleet_api import errors, item_ids, kept_in_memory, messages, models, responses
+from pgfleet_api import deeds, errors, item_ids, kept_in_memory, messages, models, responses
 from pgfleet_api.auth import admin_only
 from pgfleet_api.errors import Refused
 from pgfleet_api.openapi import documented
@@ -83,7 +83,9 @@ def read(user: User, id: str) -> Response:
 @admin_only
 def cancel(user: User, id: str) -> Response:
     with state().connections.take() as conn:
-        tasks.cancel(conn, _number(conn, id))
+        row = cluster.get(conn, _number(conn, id))
+        status = tasks.cancel(conn, row["id"])
+    _log("task.cancelled" if status == "cancelled" else "task.cancel_requested", row, user)
     return Response(status=204)
 
 
@@ -100,7 +102,9 @@ def retry(user: User, id: str) -> Response:
     with state().connections.take() as conn:
         number = _number(conn, id)
         tasks.retry(conn, number, reset_failure_count=wanted.resetFailureCount)
-        return messages.answer(_of_task(cluster.get(conn, number)))
+        row = cluster.get(conn, number)
+    _log("task.retried", row, user)
+    return messages.answer(_of_task(row))
 
 
 @blueprint.put("/<id>/config")
@@ -114,7 +118,9 @@ def configure(user: User, id: str) -> Response:
     with state().connections.take() as conn:
         number = _number(conn, id)
         tasks.configure(conn, number, max_retries=wanted.maxRetries, retry_delay=delay)
-        return messages.answer(_of_task(cluster.get(conn, number)))
+        row = cluster.get(conn, number)
+    _log("task.configured", row, user)
+    return messages.answer(_of_task(row))
 
 
 @blueprint.post("/<id>/resume")
@@ -124,7 +130,9 @@ def resume(user: User, id: str) -> Response:
     with state().connections.take() as conn:
         number = _number(conn, id)
         tasks.resume(conn, number)
-        return messages.answer(_of_task(cluster.get(conn, number)))
+        row = cluster.get(conn, number)
+    _log("task.resumed", row, user)
+    return messages.answer(_of_task(row))
 
 
 @blueprint.errorhandler(TaskNotFound)
@@ -144,6 +152,10 @@ def _number(conn: db.Connection, id: str) -> int:
     if _in_memory(conn, id) is not None:
         raise Refused(409, f"{id} is kept in memory by a worker; only that worker's code changes it.")
     raise TaskNotFound(f"No task exists with ID: {id}")
+
+
+def _log(event: str, row: dict[str, Any], user: User) -> None:
+    deeds.tell(event, user, task=row["id"], type=row["type"], attempt=row["attempt"], worker=row["worker"])
 
 
 def _in_memory(conn: db.Connection, id: str) -> m.Item | None:

@@ -10,7 +10,7 @@ from flask import Blueprint, Response
 from pgfleet import db, schedules
 from pgfleet.errors import ScheduleNotFound
 from pgfleet.tokens import User
-from pgfleet_api import kept_in_memory, messages, models, payloads, responses
+from pgfleet_api import deeds, kept_in_memory, messages, models, payloads, responses
 from pgfleet_api import schedule_models as m
 from pgfleet_api.auth import admin_only
 from pgfleet_api.errors import Refused
@@ -111,6 +111,7 @@ def put(user: User, name: str) -> Response:
             ),
         )
         shown = _shown(conn, name)
+    deeds.tell("schedule.put", user, schedule=name, became=became)
     return messages.answer(shown, 201 if became == "created" else 200)
 
 
@@ -121,6 +122,7 @@ def remove(user: User, name: str) -> Response:
     with state().connections.take() as conn:
         _stored(conn, name)
         schedules.remove(conn, name)
+    deeds.tell("schedule.removed", user, schedule=name)
     return Response(status=204)
 
 
@@ -131,7 +133,9 @@ def enable(user: User, name: str) -> Response:
     with state().connections.take() as conn, db.ours(), conn.transaction():
         _stored(conn, name)
         schedules.enable(conn, name)
-        return messages.answer(_shown(conn, name))
+        shown = _shown(conn, name)
+    deeds.tell("schedule.enabled", user, schedule=name)
+    return messages.answer(shown)
 
 
 @blueprint.post("/schedules/<name>/disable")
@@ -141,7 +145,9 @@ def disable(user: User, name: str) -> Response:
     with state().connections.take() as conn, db.ours(), conn.transaction():
         _stored(conn, name)
         schedules.disable(conn, name)
-        return messages.answer(_shown(conn, name))
+        shown = _shown(conn, name)
+    deeds.tell("schedule.disabled", user, schedule=name)
+    return messages.answer(shown)
 
 
 @blueprint.post("/schedules/<name>/trigger")
@@ -156,6 +162,7 @@ def trigger(user: User, name: str) -> Response:
     with state().connections.take() as conn:
         _stored(conn, name)
         id = schedules.trigger(conn, name)
+    deeds.tell("schedule.triggered", user, schedule=name, task=id)
     answer = models.TaskCreated.model_construct(message="Task created.", task_id=id)
     return messages.answer(answer, 202, {"Location": f"/v1/tasks/{id}"})
 
@@ -200,6 +207,7 @@ def emit(user: User, name: str) -> Response:
         made = schedules.emit(conn, _storable(name), payload)
         # An event that was held keeps the row locked as it is until this commit.
         held = made == 0 and schedules.is_stopped(conn)
+    deeds.tell("event.emitted", user, name=name, tasks=made, held=held)
     return messages.answer(m.Emitted.model_construct(event=name, tasks=made, held=held), 202)
 
 
@@ -228,6 +236,7 @@ def set_firing(user: User) -> Response:
             schedules.stop(conn)
         else:
             made = schedules.start(conn)
+    deeds.tell("firing.stopped" if wanted.stopped else "firing.started", user, tasks=made)
     return messages.answer(m.FiringChanged.model_construct(stopped=wanted.stopped, tasks=made))
 
 

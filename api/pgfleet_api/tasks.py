@@ -9,7 +9,7 @@ from flask import Blueprint, Response, g
 from pgfleet import db, log, tasks
 from pgfleet.errors import TaskNotFound
 from pgfleet.tokens import User
-from pgfleet_api import messages, models, payloads, responses
+from pgfleet_api import deeds, messages, models, payloads, responses
 from pgfleet_api.auth import admin_only, authenticated
 from pgfleet_api.errors import Refused
 from pgfleet_api.openapi import documented
@@ -246,8 +246,7 @@ def _row(conn: db.Connection, user: User, id: int) -> models.Task:
 
 
 def _log(event: str, row: models.Task, user: User) -> None:
-    about = {"task": row.id, "type": row.type, "attempt": row.attempt, "worker": row.worker}
-    log.get().info(event, **about, user=user.id, request_id=g.request_id)
+    deeds.tell(event, user, task=row.id, type=row.type, attempt=row.attempt, worker=row.worker)
 
 
 def _log_created(id: int, type: str, user: User) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps
 from ipaddress import IPv6Address, ip_address
-from typing import Any, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 from flask import Blueprint, Response, g, request
 
 from pgfleet import db, schedules
 from pgfleet.errors import RunUnfinished, ScheduleNotFound
-from pgfleet_api import errors, kept_in_memory, messages, models
+from pgfleet.tokens import User
+from pgfleet_api import deeds, errors, kept_in_memory, messages, models
 from pgfleet_api import trigger_models as m
 from pgfleet_api.auth import caller
 from pgfleet_api.errors import Refused
@@ -35,8 +36,11 @@ FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "V
 PAGE = 500
 
 
-def permitted(view: Callable[P, Response]) -> Callable[P, Response]:
-    """For those whom the setting ``trigger_api`` lets in; all others get 401, as the contract has it."""
+def permitted(view: Callable[Concatenate[User | None, P], Response]) -> Callable[P, Response]:
+    """For those whom the setting ``trigger_api`` lets in; all others get 401, as the contract has it.
+
+    The view's first argument is the admin; None where no token was asked for.
+    """
 
     @wraps(view)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Response:
@@ -45,9 +49,11 @@ def permitted(view: Callable[P, Response]) -> Callable[P, Response]:
             raise Refused(401, "This is served to processes on its own machine alone.")
         if rule == "loopback":
             _refuse_pages()
-        elif not caller().is_admin:
+            return view(None, *args, **kwargs)
+        user = caller()
+        if not user.is_admin:
             raise Refused(401, "Only an admin may do this.")
-        return view(*args, **kwargs)
+        return view(user, *args, **kwargs)
 
     wrapper.who = "admin"  # type: ignore[attr-defined] # read by openapi.py
     return wrapper
@@ -56,7 +62,7 @@ def permitted(view: Callable[P, Response]) -> Callable[P, Response]:
 @blueprint.get("")
 @documented("The schedules of the live registry", answers={200: m.BackgroundTasks, 401: m.Refusal, 503: m.Refusal})
 @permitted
-def read() -> Response:
+def read(user: User | None) -> Response:
     with state().connections.take() as conn:
         listed = _registry(conn)
     result = m.Read.model_construct(response=listed)
@@ -70,20 +76,21 @@ def read() -> Response:
     answers={200: m.Triggered, 400: m.Refusal, 401: m.Refusal, 404: m.Refusal, 503: m.Refusal},
 )
 @permitted
-def trigger(name: str) -> Response:
+def trigger(user: User | None, name: str) -> Response:
     try:
         models.storable(name)
     except ValueError as error:
         raise Refused(404, f"No schedule has such a name: {error}.") from None
     with state().connections.take() as conn:
         try:
-            schedules.trigger(conn, name)
+            id = schedules.trigger(conn, name)
         except ScheduleNotFound:
             if kept_in_memory.find(conn, name):
                 raise Refused(
                     404, f'Schedule "{name}" is kept in memory by its workers, which alone start it.'
                 ) from None
             raise
+    deeds.tell("schedule.triggered", user, schedule=name, task=id)
     result = m.Started.model_construct(response="SUCCESS")
     return messages.answer(m.Triggered.model_construct(**_envelope(), result=result))
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, g
+from flask import Blueprint, Response
 
-from pgfleet import db, log, workers
+from pgfleet import db, workers
 from pgfleet.tokens import User
-from pgfleet_api import messages, models, responses
+from pgfleet_api import deeds, messages, models, responses
 from pgfleet_api.auth import admin_only
 from pgfleet_api.openapi import documented
 from pgfleet_api.state import state
@@ -51,5 +51,5 @@ def _order(user: User, id: str, orders: workers.Orders) -> Response:
         worker = workers.get(conn, messages.worker_id(id))["id"]
         workers.order_worker(conn, worker, orders)
         row = workers.get(conn, worker)
-    log.get().info("worker.ordered", worker=worker, orders=orders, user=user.id, request_id=g.request_id)
+    deeds.tell("worker.ordered", user, worker=worker, orders=orders)
     return messages.answer(responses.worker(row))
