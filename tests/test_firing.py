@@ -182,6 +182,41 @@ def test_a_schedule_that_can_not_be_fired_keeps_no_other_back(
     assert "99" in schedules.get(conn, "bad cron").triggers[0].problem  # type: ignore[operator]
 
 
+def test_a_schedule_whose_firing_takes_longer_than_an_answer_may_comes_through_and_lets_others(
+    database: Database, processes: Processes, wait_until: Wait
+) -> None:
+    conn = database.connect()
+    register(conn, "echo")
+    conn.execute(
+        "create function tarry() returns trigger language plpgsql as 'begin perform pg_sleep(4); return new; end';"
+        "create trigger tarry before insert on tasks for each row when (new.schedule = 'slow') execute function tarry()"
+    )
+    for name in ("slow", "quick"):
+        schedules.put(conn, Schedule(name, "echo", (Trigger.once(after=timedelta()),)))
+    process = worker(processes, "--types", "echo", settings=database.settings(**SLOW, answer_timeout=3.0))
+    wait_until(lambda: len(runs(conn, "slow")) == len(runs(conn, "quick")) == 1, timeout=60)
+    assert process.events("firing.refused")
+
+
+def test_what_is_due_at_once_fires_once_each_though_workers_are_killed(
+    database: Database, processes: Processes, wait_until: Wait
+) -> None:
+    conn = database.connect()
+    register(conn, "echo")
+    fleet = [worker(processes, "--types", "echo", settings=database.settings(lease=30.0)) for _ in range(3)]
+    conn.execute(
+        "select put_schedule('s' || n, 'echo', triggers => jsonb_build_array(jsonb_build_object("
+        "'kind', 'once', 'at', now() + interval '2 s'))) from generate_series(1, 300) n"
+    )
+    made = "select count(*) from tasks where schedule is not null"
+    for process in fleet[:2]:
+        wait_until(lambda: value(conn, made), interval=0.001)
+        process.kill()
+    wait_until(lambda: value(conn, made) >= 300, timeout=60)
+    assert value(conn, "select count(distinct schedule) from tasks") == value(conn, made) == 300
+    wait_until(lambda: value(conn, "select count(*) from tasks where status = 'success'") == 300, timeout=90)
+
+
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 def test_a_worker_that_ends_between_due_and_commit_loses_and_doubles_nothing(
     database: Database, processes: Processes, wait_until: Wait, how: str

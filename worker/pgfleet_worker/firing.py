@@ -22,8 +22,11 @@ from pgfleet_worker.fleet import Declaration
 from pgfleet_worker.memory import Memory
 from pgfleet_worker.part import Part
 
-#: Triggers fired in one transaction; a tenth after one that took too long for Postgres, to find out which did.
+#: Triggers fired in one transaction; a tenth after one that took too long for Postgres.
 BATCH = 100
+#: Where even a single trigger took too long (it catches up thousands of due times, on all nodes), it is given so many times
+#: as long, else it would come first for ever. Meanwhile the other workers pass over it.
+PATIENCE = 8
 #: Seconds between two looks that neither a due time nor a notification asked for; and where none gets through.
 MOST_PAUSE = 10.0
 DEAF_PAUSE = 2.0
@@ -123,6 +126,7 @@ class Firing:
                     self._settings,
                     "pgfleet firing",
                     engine=True,
+                    patience=self._settings.answer_timeout * (PATIENCE if self._batch == 1 else 1),
                     idle_in_transaction_session_timeout=f"{HOLD * 1000:.0f}ms",
                 ) as conn:
                     self._work(conn)
