@@ -43,6 +43,7 @@ class Mishaps:
         self._next = time.monotonic() + 2
         self._log = log.open("w", encoding="utf-8", buffering=1)
         self._creator_busy = False
+        self._pausing: list[Process] = []
         self.counts: Counter[str] = Counter()
         self.kills: list[Process] = []
         #: (worker, from, until): when an operator had it pause.
@@ -166,12 +167,14 @@ class Mishaps:
 
     def _order_pause(self, slot: Slot, process: Process) -> None:
         worker = process.workers()[-1]
-        if self._tell(worker, "pause"):
+        if process not in self._pausing and self._tell(worker, "pause"):
             began = time.time()
+            self._pausing.append(process)  # one at a time: the end of a first pause would be that of a second
             self._later(self._lease * self._random.uniform(0.2, 2), lambda: self._order_work(process, worker, began))
 
     def _order_work(self, process: Process, worker: str, began: float) -> None:
         self.pauses.append((worker, began, time.time()))
+        self._pausing.remove(process)
         self._tell(process.workers()[-1], "work")  # it may have lost its lease; it pauses on under its new id
 
     def _order_drain(self, slot: Slot, process: Process) -> None:
