@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import structlog
 from psycopg.sql import SQL, Identifier
 
 from pgfleet.settings import Settings
@@ -75,6 +76,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     if report.failed and PROCESSES in item.stash:
         report.sections += item.stash[PROCESSES].logs()
     return report
+
+
+@pytest.fixture(autouse=True)
+def logs_as_at_first() -> Iterator[None]:
+    """A command that a test runs in this process sets the log up for its own level and the stream of its time."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -41,6 +41,8 @@ def bench(scratch: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # Where the tests run in a shell's background they ignore Ctrl-C, and so would it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     with process:
         try:
