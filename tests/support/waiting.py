@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 def wait_until(
-    condition: Callable[[], T], timeout: float = 15.0, *, interval: float = 0.01, what: str | None = None
+    condition: Callable[[], T], timeout: float = 40.0, *, interval: float = 0.01, what: str | None = None
 ) -> T:
-    """Call ``condition`` until it answers something true, and answer that. Times in seconds.
+    """Call ``condition`` until it answers something true, and answer that. Times in seconds; long for a busy machine.
 
     Fails the test at the deadline, naming ``what`` was waited for and the last answer. An AssertionError inside the
     condition counts as "not yet"; any other exception goes through.
