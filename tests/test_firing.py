@@ -6,7 +6,7 @@ import itertools
 import json
 import signal
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -295,8 +295,10 @@ def test_postgres_restarts_across_due_times_and_each_is_fired_once(
     wait_until(lambda: len(dues(conn, "all")) >= 2)
     conn.close()
     own_postgres.stop()
+    stopped = datetime.now(UTC)
     for process in fleet:
         process.wait_for_event("firing.waiting")
+    wait_until(lambda: datetime.now(UTC) > stopped + timedelta(seconds=2))  # four due times
     own_postgres.start()
     conn = away.connect()
     back = value(conn, "select now()")
