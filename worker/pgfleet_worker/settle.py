@@ -10,19 +10,18 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any, cast
 
-import psycopg
-
 from pgfleet import db, sql
-from pgfleet.errors import DatabaseAway, LostTask
+from pgfleet.errors import LostTask
 from pgfleet.log import Logger
 from pgfleet.settings import Settings
 from pgfleet_worker.backoff import Backoff
 from pgfleet_worker.outcome import CalledOff, Failure, Outcome, Published, Released, Success
 from pgfleet_worker.part import Part
+from pgfleet_worker.unrecorded import instead, is_one_at_fault, may_pass
 
 #: The most outcomes in one statement. 500 to 2,000 measured within 3 % of each other.
 BATCH = 1000
@@ -30,7 +29,8 @@ BATCH = 1000
 #: The most characters of results in one statement: Postgres takes no value over 1 GB.
 BATCH_SIZE = 16 * 1024 * 1024
 
-UNRECORDABLE = "The task's outcome could not be recorded; its operators see why."
+#: How long a settle waits for a row that somebody keeps locked, before it lets others pass.
+LOCKED = "2s"
 
 
 class Settler:
@@ -53,6 +53,9 @@ class Settler:
         self._on_settled = on_settled
         self._on_waiting = on_waiting
         self._outcomes: deque[Outcome] = deque()
+        self._refused: deque[list[Outcome]] = deque()
+        self._again = 0.0
+        self._pauses = Backoff()
         self._idle = False
         self._bell = threading.Lock()
         self._bell.acquire()
@@ -87,16 +90,26 @@ class Settler:
         while True:
             batch = self._gather()
             if batch:
-                self._deliver(batch)
-                continue
-            if self._closing:
-                break
-            self._idle = True
-            if not self._outcomes and not self._closing:
-                self._bell.acquire()
-            self._idle = False
+                self._deliver(deque(_groups(batch)))
+            if self._refused and time.monotonic() >= self._again:
+                # One at a time, as each may take as long as a lock; the next at once where this one passes.
+                self._again = 0.0
+                self._deliver(deque([self._refused.popleft()]))
+                if not self._refused:
+                    self._pauses.reset()
+            elif not batch:
+                if self._closing and not self._refused:
+                    break
+                self._wait()
         if self._conn is not None:
             self._conn.close()
+
+    def _wait(self) -> None:
+        """Until there is something new, or what was refused is due again."""
+        self._idle = True
+        if not self._outcomes and (self._refused or not self._closing):
+            self._bell.acquire(timeout=max(0.0, self._again - time.monotonic()) if self._refused else -1)
+        self._idle = False
 
     def _gather(self) -> list[Outcome]:
         outcomes = self._outcomes
@@ -112,33 +125,47 @@ class Settler:
             pass
         return batch
 
-    def _deliver(self, batch: list[Outcome]) -> None:
-        """Record ``batch``, however often Postgres goes away meanwhile: all of it may be said twice without harm."""
+    def _deliver(self, groups: deque[list[Outcome]]) -> None:
+        """Record ``groups``, however often Postgres goes away meanwhile: all of it may be said twice without harm.
+
+        What Postgres refuses for now (a right is missing, a row locked, its disk full) is put aside: others may pass.
+        """
         waiting = Backoff()
-        groups = deque(_groups(batch))
         while groups:
             group = groups[0]
             try:
                 self._record(group)
             except Exception as error:
-                if _may_pass(error):
+                if db.is_away(error):
                     pause = waiting.next()
-                    outcomes = sum(len(g) for g in groups)
-                    self._log.warning("settle.waiting", outcomes=outcomes, error=str(error), pause=round(pause, 3))
+                    self._tell_waiting(groups, error, pause)
                     time.sleep(pause)
                     continue
                 groups.popleft()
-                if len(group) > 1:  # one of them is at fault: each alone, so that it fails alone
+                passes = may_pass(error)
+                if len(group) > 1 and (not passes or is_one_at_fault(error)):
+                    # One of them is at fault: each alone, so that it fails or waits alone.
                     groups.extendleft([outcome] for outcome in group)
                     continue
+                if passes:
+                    self._refused.append(group)
+                    if time.monotonic() >= self._again:
+                        pause = self._pauses.next()
+                        self._again = time.monotonic() + pause
+                        self._tell_waiting(self._refused, error, pause)
+                    continue
                 self._bound(group[0]).error("settle.refused", error=str(error))
-                instead = _instead(group[0], error)
-                if instead is not None:
-                    groups.appendleft([instead])
+                other = instead(group[0], error)
+                if other is not None:
+                    groups.appendleft([other])
                     continue
             else:
                 groups.popleft()
             self._on_settled(group)
+
+    def _tell_waiting(self, groups: Iterable[list[Outcome]], error: Exception, pause: float) -> None:
+        outcomes = sum(len(group) for group in groups)
+        self._log.warning("settle.waiting", outcomes=outcomes, error=str(error), pause=round(pause, 3))
 
     def _record(self, group: list[Outcome]) -> None:
         conn, first = self._connection(), group[0]
@@ -151,7 +178,7 @@ class Settler:
 
     def _connection(self) -> db.Connection:
         if self._conn is None or self._conn.closed:
-            self._conn = db.connect(self._settings, "pgfleet settle", engine=True)
+            self._conn = db.connect(self._settings, "pgfleet settle", engine=True, lock_timeout=LOCKED)
         return self._conn
 
     def _release(self, conn: db.Connection, first: Released, outcomes: list[Outcome]) -> None:
@@ -267,27 +294,3 @@ def _groups(batch: list[Outcome]) -> Iterator[list[Outcome]]:
             group = together[key] = []
         group.append(outcome)
     yield from together.values()
-
-
-def _may_pass(error: Exception) -> bool:
-    """May the same statement succeed later (Postgres away, its disk full, a right to be granted), or never?
-
-    Never: a value that the tables refuse or the types can't hold, and anything that is not Postgres's error.
-    """
-    if isinstance(error, DatabaseAway):
-        return True
-    if not isinstance(error, psycopg.Error) or isinstance(error, psycopg.DataError | psycopg.IntegrityError):
-        return False
-    return (error.sqlstate or "")[:2] not in ("21", "22", "23", "54") and error.sqlstate not in ("42883", "42804")
-
-
-def _instead(outcome: Outcome, error: Exception) -> Outcome | None:
-    """What to record of an outcome that can't be recorded: a failure, in words that fit anywhere; then a release."""
-    fence = outcome.id, outcome.attempt, outcome.worker, outcome.type
-    if isinstance(outcome, Released):
-        return None
-    if isinstance(outcome, CalledOff):  # nobody has asked for that, says the row
-        return Released(*fence, reason="called off, but nobody has asked for that")
-    if isinstance(outcome, Failure) and outcome.error == UNRECORDABLE:
-        return Released(*fence, 60.0, "its outcome can't be recorded")
-    return Failure(*fence, UNRECORDABLE, ascii(str(error))[:2000], give_up=True)
