@@ -50,7 +50,7 @@ class Process:
                 found.append(event)
         return found
 
-    def wait_for_event(self, name: str, timeout: float = 15.0) -> dict[str, Any]:
+    def wait_for_event(self, name: str, timeout: float = 40.0) -> dict[str, Any]:
         """The first event of that name; fails if the process ends before it, or at the deadline (seconds)."""
 
         def logged() -> dict[str, Any] | None:
@@ -68,12 +68,12 @@ class Process:
         """Send a signal to the process alone, not to its group."""
         self.popen.send_signal(number)
 
-    def stop(self, timeout: float = 15.0) -> int:
+    def stop(self, timeout: float = 40.0) -> int:
         """SIGTERM, then wait for its end (seconds); answers the exit code."""
         self.signal(signal.SIGTERM)
         return self.wait(timeout)
 
-    def wait(self, timeout: float = 15.0) -> int:
+    def wait(self, timeout: float = 40.0) -> int:
         """Wait for its end (seconds); answers the exit code (negative: the signal that ended it)."""
         return self.popen.wait(timeout)
 
