@@ -16,9 +16,9 @@ from pgfleet_worker.attempt import Attempts
 from pgfleet_worker.handler import load
 from pgfleet_worker.outcome import CalledOff, Claimed, Outcome, Released
 from tests.support.database import Database
-from tests.support.processes import Processes
-from tests.test_isolation import is_alive, result
-from tests.test_worker import ended, worker
+from tests.support.following import ended, result
+from tests.support.processes import Processes, is_alive
+from tests.support.workers import worker
 
 Wait = Callable[..., Any]
 TYPES = ("heeds", "ignores", "stubborn_process")

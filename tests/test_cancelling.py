@@ -10,9 +10,9 @@ import pytest
 
 from pgfleet import tasks
 from tests.support.database import Database
-from tests.support.processes import Processes
-from tests.test_isolation import is_alive, result, worker
-from tests.test_worker import ended
+from tests.support.following import ended, result
+from tests.support.processes import Processes, is_alive
+from tests.support.workers import attempting
 
 Wait = Callable[..., Any]
 
@@ -22,7 +22,7 @@ def test_a_cancelled_task_is_cancelled_once_its_work_has_stopped(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path, type: str
 ) -> None:
     conn = database.connect()
-    process = worker(processes, "--types", type)
+    process = attempting(processes, "--types", type)
     gate = tmp_path / "gate"
     id = tasks.create(conn, type, {"gate": str(gate)}, created_by=1, max_retries=5)
     wait_until(Path(f"{gate}.begun").exists)
@@ -39,7 +39,7 @@ def test_what_finishes_although_it_was_cancelled_has_succeeded(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    worker(processes, "--types", "finishes")
+    attempting(processes, "--types", "finishes")
     gate = tmp_path / "gate"
     id = tasks.create(conn, "finishes", {"gate": str(gate)}, created_by=1)
     wait_until(Path(f"{gate}.begun").exists)
@@ -51,7 +51,7 @@ def test_a_thread_that_ignores_its_cancellation_is_fenced_off(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    process = worker(processes, "--types", "ignores", settings=database.settings(cancel_grace=0.5))
+    process = attempting(processes, "--types", "ignores", settings=database.settings(cancel_grace=0.5))
     gate = tmp_path / "gate"
     id = tasks.create(conn, "ignores", {"gate": str(gate)}, created_by=1)
     wait_until(Path(f"{gate}.begun").exists)
@@ -72,7 +72,7 @@ def test_a_process_that_ignores_its_cancellation_is_killed_with_all_it_has_start
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    worker(processes, "--types", "stubborn_process", settings=database.settings(cancel_grace=0.3))
+    attempting(processes, "--types", "stubborn_process", settings=database.settings(cancel_grace=0.3))
     gate = tmp_path / "gate"
     id = tasks.create(conn, "stubborn_process", {"gate": str(gate)}, created_by=1)
     wait_until(lambda: Path(f"{gate}.begun").exists() and Path(f"{gate}.begun").read_text())
@@ -85,7 +85,7 @@ def test_a_process_that_ignores_its_cancellation_is_killed_with_all_it_has_start
 
 def test_not_now_is_no_failure(database: Database, processes: Processes, wait_until: Wait) -> None:
     conn = database.connect()
-    process = worker(processes, "--types", "not_now")
+    process = attempting(processes, "--types", "not_now")
     id = tasks.create(conn, "not_now", created_by=1)
     row = wait_until(ended(conn, id))
     assert (result(row), row["attempt"], row["failure_count"], row["crash_count"]) == (2, 2, 0, 0)
@@ -97,7 +97,7 @@ def test_every_transition_of_a_task_is_told_with_its_task_type_attempt_and_worke
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    process = worker(processes, "--types", "steps,hurried,not_now", settings=database.settings(log_level="debug"))
+    process = attempting(processes, "--types", "steps,hurried,not_now", settings=database.settings(log_level="debug"))
     me = process.events("worker.registered")[0]["worker"]
     ids = [
         tasks.create(conn, "steps", {"file": str(tmp_path / "steps")}, created_by=1),

@@ -11,15 +11,11 @@ from typing import Any
 
 from pgfleet import migrate, tasks
 from tests.support.database import Database
+from tests.support.following import begun, ended, result
 from tests.support.processes import Processes
-from tests.test_isolation import result, worker
-from tests.test_worker import ended
+from tests.support.workers import attempting
 
 Wait = Callable[..., Any]
-
-
-def begun(gate: Path) -> Callable[[], bool]:
-    return Path(f"{gate}.begun").exists
 
 
 def test_what_a_killed_worker_had_saved_is_not_done_again(
@@ -27,12 +23,12 @@ def test_what_a_killed_worker_had_saved_is_not_done_again(
 ) -> None:
     conn = database.connect()
     gate, file = tmp_path / "gate", tmp_path / "steps"
-    first = worker(processes, "--types", "steps")
+    first = attempting(processes, "--types", "steps")
     id = tasks.create(conn, "steps", {"gate": str(gate), "file": str(file)}, created_by=1)
     wait_until(begun(gate))
     first.kill()
     gate.touch()
-    worker(processes, "--types", "steps")
+    attempting(processes, "--types", "steps")
     row = wait_until(ended(conn, id))
     assert result(row) == {"began_at": 2}
     assert file.read_text().splitlines() == ["1 0", "1 1", "2 2", "2 3"]
@@ -49,12 +45,12 @@ def test_a_crashed_task_goes_on_from_its_checkpoint_when_it_is_resumed_and_from_
     ids = []
     for file in files:
         gate = tmp_path / f"gate-{file.name}"
-        first = worker(processes, "--types", "steps")
+        first = attempting(processes, "--types", "steps")
         ids.append(tasks.create(conn, "steps", {"gate": str(gate), "file": str(file)}, created_by=1))
         wait_until(begun(gate))
         first.kill()
         gate.touch()
-    second = worker(processes, "--types", "steps")
+    second = attempting(processes, "--types", "steps")
     for id in ids:
         assert wait_until(ended(conn, id))["status"] == "crashed"
     tasks.resume(conn, ids[0])
@@ -69,7 +65,7 @@ def test_a_process_goes_on_from_what_its_predecessor_saved_before_it_died(
     database: Database, processes: Processes, wait_until: Wait
 ) -> None:
     conn = database.connect()
-    worker(processes, "--types", "steps_process")
+    attempting(processes, "--types", "steps_process")
     id = tasks.create(conn, "steps_process", created_by=1, max_retries=1, retry_delay=timedelta(0))
     row = wait_until(ended(conn, id))
     assert (result(row), row["attempt"], row["failure_count"]) == ({"began_at": 2}, 2, 1)
@@ -77,7 +73,7 @@ def test_a_process_goes_on_from_what_its_predecessor_saved_before_it_died(
 
 def test_an_async_handler_saves_and_goes_on(database: Database, processes: Processes, wait_until: Wait) -> None:
     conn = database.connect()
-    worker(processes, "--types", "steps_async")
+    attempting(processes, "--types", "steps_async")
     row = wait_until(ended(conn, tasks.create(conn, "steps_async", created_by=1, max_retries=1)))
     assert (result(row), row["attempt"]) == ({"half": "way"}, 2)
 
@@ -86,7 +82,7 @@ def test_a_checkpoint_that_json_can_not_say_is_refused_and_costs_nothing_else(
     database: Database, processes: Processes, wait_until: Wait
 ) -> None:
     conn = database.connect()
-    worker(processes, "--types", "saves_too_much")
+    attempting(processes, "--types", "saves_too_much")
     row = wait_until(ended(conn, tasks.create(conn, "saves_too_much", created_by=1)))
     assert result(row) == ["ValueError", "TypeError", "ValueError"]
 
@@ -95,14 +91,14 @@ def test_what_is_called_off_at_the_end_of_its_worker_may_still_save(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    first = worker(processes, "--types", "saves_when_stopped", settings=database.settings(grace=0.1))
+    first = attempting(processes, "--types", "saves_when_stopped", settings=database.settings(grace=0.1))
     gate = tmp_path / "gate"
     id = tasks.create(conn, "saves_when_stopped", {"gate": str(gate)}, created_by=1)
     wait_until(begun(gate))
     assert first.stop() == 0
     row = tasks.get(conn, id)
     assert (row["status"], row["failure_count"]) == ("fresh", 0)
-    worker(processes, "--types", "saves_when_stopped")
+    attempting(processes, "--types", "saves_when_stopped")
     assert result(wait_until(ended(conn, id))) == "what there was"
 
 
@@ -111,11 +107,11 @@ def test_a_zombies_checkpoint_changes_nothing_and_ends_it(
 ) -> None:
     conn = database.connect()
     gate, file = tmp_path / "gate", tmp_path / "steps"
-    zombie = worker(processes, "--nickname", "zombie", "--types", "steps")
+    zombie = attempting(processes, "--nickname", "zombie", "--types", "steps")
     id = tasks.create(conn, "steps", {"gate": str(gate), "file": str(file)}, created_by=1)
     wait_until(begun(gate))
     zombie.signal(signal.SIGSTOP)
-    worker(processes, "--nickname", "winner", "--types", "steps")
+    attempting(processes, "--nickname", "winner", "--types", "steps")
     wait_until(lambda: tasks.get(conn, id)["attempt"] == 2)
     gate.touch()
     row = wait_until(ended(conn, id))
@@ -136,7 +132,7 @@ def test_a_checkpoint_waits_for_postgres(
     here = database.settings(lease=30.0)
     migrate.migrate(here)
     conn = database.connect()
-    process = worker(processes, "--types", "steps", settings=here)
+    process = attempting(processes, "--types", "steps", settings=here)
     gate, file = tmp_path / "gate", tmp_path / "steps"
     id = tasks.create(conn, "steps", {"gate": str(gate), "file": str(file)}, created_by=1)
     wait_until(begun(gate))
@@ -157,7 +153,7 @@ def test_the_row_holds_the_checkpoint_while_the_task_runs(
 ) -> None:
     conn = database.connect()
     gate, file = tmp_path / "gate", tmp_path / "steps"
-    worker(processes, "--types", "steps")
+    attempting(processes, "--types", "steps")
     id = tasks.create(conn, "steps", {"gate": str(gate), "file": str(file)}, created_by=1)
     wait_until(begun(gate))
     row = conn.execute("select checkpoint from tasks where id = %s", (id,)).fetchone()

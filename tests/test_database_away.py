@@ -13,10 +13,10 @@ import pytest
 
 from pgfleet import migrate, tasks
 from tests.support.database import Database
+from tests.support.following import begun, ended
 from tests.support.processes import Processes
 from tests.support.proxy import Proxy
-from tests.test_worker import ended, worker
-from tests.test_worker_ends import begun
+from tests.support.workers import worker
 
 Wait = Callable[..., Any]
 

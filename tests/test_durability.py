@@ -12,8 +12,9 @@ import psycopg
 
 from pgfleet import migrate, tasks
 from tests.support.database import Database
+from tests.support.following import register
 from tests.support.processes import Processes
-from tests.test_worker import register, worker
+from tests.support.workers import worker
 
 Wait = Callable[..., Any]
 

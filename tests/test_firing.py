@@ -17,10 +17,10 @@ from pgfleet.schedules import Schedule, Trigger
 from pgfleet.workers import order_worker
 from tests.support.database import Database
 from tests.support.fleet import Connection, column, value
+from tests.support.following import ended, register
 from tests.support.processes import Processes
 from tests.support.scheduled import Scheduled
-from tests.test_orders import id_of
-from tests.test_worker import ended, register, worker
+from tests.support.workers import id_of, worker
 
 Wait = Callable[..., Any]
 

@@ -11,8 +11,8 @@ from pgfleet import errors, firing, schedules
 from pgfleet.firing import Due, plan
 from pgfleet.schedules import Schedule, Trigger
 from tests.support.database import Database
+from tests.support.firing import HOUR, HOURLY, come_due, due_times, finish, fleet
 from tests.support.fleet import OTHER, Blocked, column, sqlstate, task, value
-from tests.test_firing_sql import HOUR, HOURLY, come_due, due_times, finish, fleet
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
 
 import psycopg
 import pytest
@@ -12,36 +11,9 @@ import pytest
 from pgfleet import firing, schedules
 from pgfleet.schedules import Schedule, Trigger
 from tests.support.database import Database
-from tests.support.fleet import WORKER, Connection, claim, column, heard, register, sqlstate, task, value
+from tests.support.firing import HOUR, HOURLY, come_due, due_times, finish, fleet
+from tests.support.fleet import WORKER, claim, column, heard, sqlstate, task, value
 from tests.support.waiting import wait_until
-
-HOUR = timedelta(hours=1)
-HOURLY = Trigger.interval(HOUR)
-
-
-def fleet(database: Database, *wanted: Schedule) -> Connection:
-    conn = database.connect()
-    register(conn)
-    schedules.put_all(conn, wanted)
-    return conn
-
-
-def come_due(conn: Connection, ago: timedelta = timedelta(seconds=1), name: str = "s") -> list[datetime]:
-    """Let the schedule's triggers have come due so long ago; answers their due times."""
-    query = "update triggers set due_at = now() - %s where schedule = %s and kind <> 'event' returning due_at"
-    return [row[0] for row in conn.execute(query, [ago, name])]
-
-
-def finish(conn: Connection) -> int:
-    (id,) = claim(conn)
-    assert value(conn, "select finish_tasks(%s, %s, '{1}', '{done}')", WORKER, [id]) == []
-    return id
-
-
-def due_times(conn: Connection) -> list[datetime]:
-    """The due times of all runs, in order."""
-    return column(conn, "select due_at from tasks where due_at is not null order by due_at")
-
 
 # Once
 

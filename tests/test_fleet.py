@@ -16,22 +16,9 @@ from pgfleet.schedules import Trigger
 from pgfleet_worker import Fleet, Task, handler, schedule
 from pgfleet_worker.fleet import Builder
 from pgfleet_worker.handler import load, load_schedules
+from tests.support.scheduled import EXAMPLES
 
 Module = Callable[[str, str], str]
-
-EXAMPLES = """
-from pgfleet_worker import Fleet
-
-fleet = Fleet()
-
-def sync_data(): return "synced"
-def refresh(): return "refreshed"
-def nightly(task): return task.data
-
-fleet.schedule("data-sync").every(hours=1).run(sync_data).retry(3, delay=60).register()
-fleet.schedule("cache-refresh").in_memory().every(minutes=5).run(refresh).register()
-fleet.schedule("nightly").cron("0 2 * * *", tz="Europe/Stockholm").on_event("library.imported").on_all_nodes().run(nightly).register()
-"""  # noqa: E501 - literally as the manual has it
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ from pgfleet import sql, tasks, volume
 from pgfleet_worker.handlers.csv_export import write_export
 from tests.support.database import Database
 from tests.support.fleet import Connection
+from tests.support.following import ended
 from tests.support.processes import Process, Processes
-from tests.test_volume import names, tiny_disk
-from tests.test_worker import ended, worker
+from tests.support.volumes import names, tiny_disk
+from tests.support.workers import worker
 
 Wait = Callable[..., Any]
 Export = Callable[..., dict[str, Any]]

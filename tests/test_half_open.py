@@ -20,11 +20,10 @@ from pgfleet import db, tasks
 from pgfleet.errors import DatabaseAway
 from pgfleet.settings import Settings
 from tests.support.database import Database
+from tests.support.following import begun, ended, register
 from tests.support.processes import Processes
 from tests.support.proxy import Proxy
-from tests.test_looking import sleeping
-from tests.test_worker import ended, register, worker
-from tests.test_worker_ends import begun
+from tests.support.workers import sleeping, worker
 
 Wait = Callable[..., Any]
 #: Seconds. Far more than the 1 s that the settings here allow, far less than for ever.

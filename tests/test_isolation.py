@@ -14,36 +14,18 @@ import pytest
 
 from pgfleet import tasks
 from tests.support.database import Database
-from tests.support.processes import Process, Processes
-from tests.test_worker import ended, register
+from tests.support.following import ended, register, result
+from tests.support.processes import Processes, is_alive
+from tests.support.workers import attempting
 
 Wait = Callable[..., Any]
-
-
-def worker(processes: Processes, *arguments: str, **kw: Any) -> Process:
-    process = processes.worker("--handlers", "tests.support.attempts", *arguments, **kw)
-    process.wait_for_event("worker.registered")
-    return process
-
-
-def result(row: dict[str, Any]) -> Any:
-    assert row["status"] == "success", row
-    return json.loads(row["result"])
-
-
-def is_alive(pid: int) -> bool:
-    """Does a process of that id run (zombies do not)?"""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_a_slots_process_is_used_again_and_made_anew_after_so_many_tasks(
     database: Database, processes: Processes, wait_until: Wait
 ) -> None:
     conn = database.connect()
-    process = worker(processes, "--types", "in_process", "--concurrency", "1")
+    process = attempting(processes, "--types", "in_process", "--concurrency", "1")
     pids = []
     for n in range(7):
         row = wait_until(ended(conn, tasks.create(conn, "in_process", {"n": n}, created_by=1)))
@@ -67,7 +49,7 @@ def test_what_ends_its_process_fails_that_task_alone(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path, how: str, said: str
 ) -> None:
     conn = database.connect()
-    worker(processes, "--types", "dies,gated_process", "--concurrency", "2")
+    attempting(processes, "--types", "dies,gated_process", "--concurrency", "2")
     gate = tmp_path / "gate"
     other = tasks.create(conn, "gated_process", {"gate": str(gate), "busy": True}, created_by=1)
     wait_until(Path(f"{gate}.begun").exists)
@@ -83,7 +65,7 @@ def test_what_a_handler_raises_or_returns_in_a_process_is_told_as_in_a_thread(
     database: Database, processes: Processes, wait_until: Wait
 ) -> None:
     conn = database.connect()
-    process = worker(processes, "--types", "dies", "--concurrency", "1")
+    process = attempting(processes, "--types", "dies", "--concurrency", "1")
     rows = {
         data: wait_until(ended(conn, tasks.create(conn, "dies", json.dumps(data), created_by=1)))
         for data in ("system_exit", "give_up", "unsayable")
@@ -102,7 +84,7 @@ def test_a_process_that_dies_between_two_tasks_costs_none(
     database: Database, processes: Processes, wait_until: Wait
 ) -> None:
     conn = database.connect()
-    worker(processes, "--types", "in_process", "--concurrency", "1")
+    attempting(processes, "--types", "in_process", "--concurrency", "1")
     first = result(wait_until(ended(conn, tasks.create(conn, "in_process", created_by=1))))
     os.kill(first["pid"], signal.SIGKILL)
     wait_until(lambda: not is_alive(first["pid"]))
@@ -114,7 +96,7 @@ def test_a_process_that_dies_before_it_has_begun_costs_no_task(
     database: Database, processes: Processes, wait_until: Wait
 ) -> None:
     conn = database.connect()
-    worker(processes, "--types", "in_process", "--concurrency", "1")
+    attempting(processes, "--types", "in_process", "--concurrency", "1")
     first = result(wait_until(ended(conn, tasks.create(conn, "in_process", created_by=1))))
     os.kill(first["pid"], signal.SIGSTOP)  # alive, as far as anybody can tell, but it begins with nothing
     id = tasks.create(conn, "in_process", created_by=1)
@@ -129,7 +111,7 @@ def test_processes_die_with_their_worker_however_it_dies(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    process = worker(processes, "--types", "gated_process,in_process", "--concurrency", "2")
+    process = attempting(processes, "--types", "gated_process,in_process", "--concurrency", "2")
     gate = tmp_path / "gate"
     tasks.create(conn, "gated_process", {"gate": str(gate)}, created_by=1)
     wait_until(lambda: Path(f"{gate}.begun").exists() and Path(f"{gate}.begun").read_text())
@@ -145,7 +127,7 @@ def test_short_of_memory_the_kernel_takes_the_process_before_its_worker(
     database: Database, processes: Processes, wait_until: Wait
 ) -> None:
     conn = database.connect()
-    process = worker(processes, "--types", "in_process", "--concurrency", "1")
+    process = attempting(processes, "--types", "in_process", "--concurrency", "1")
     pid = result(wait_until(ended(conn, tasks.create(conn, "in_process", created_by=1))))["pid"]
     points = [int(Path(f"/proc/{of}/oom_score_adj").read_text()) for of in (process.pid, pid)]
     assert points[0] < points[1]
@@ -153,7 +135,7 @@ def test_short_of_memory_the_kernel_takes_the_process_before_its_worker(
 
 def test_an_idle_process_ends_with_its_worker(database: Database, processes: Processes, wait_until: Wait) -> None:
     conn = database.connect()
-    process = worker(processes, "--types", "in_process", "--concurrency", "1")
+    process = attempting(processes, "--types", "in_process", "--concurrency", "1")
     pid = result(wait_until(ended(conn, tasks.create(conn, "in_process", created_by=1))))["pid"]
     assert process.stop() == 0
     wait_until(lambda: not is_alive(pid))
@@ -163,7 +145,7 @@ def test_a_supervisors_signal_to_all_processes_does_not_end_what_has_its_grace(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    process = worker(processes, "--types", "gated_process")
+    process = attempting(processes, "--types", "gated_process")
     gate = tmp_path / "gate"
     id = tasks.create(conn, "gated_process", {"gate": str(gate), "busy": True}, created_by=1)
     wait_until(lambda: Path(f"{gate}.begun").exists() and Path(f"{gate}.begun").read_text())
@@ -181,7 +163,7 @@ def test_what_outlasts_the_grace_period_in_a_process_is_given_back(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    process = worker(processes, "--types", "gated_process", settings=database.settings(grace=0.2))
+    process = attempting(processes, "--types", "gated_process", settings=database.settings(grace=0.2))
     gate = tmp_path / "gate"
     id = tasks.create(conn, "gated_process", {"gate": str(gate)}, created_by=1)
     wait_until(Path(f"{gate}.begun").exists)
@@ -221,7 +203,7 @@ def test_a_process_tells_each_attempts_own_processor_time_and_peak_memory(
     database: Database, processes: Processes, wait_until: Wait
 ) -> None:
     conn = database.connect()
-    worker(processes, "--types", "eats", "--concurrency", "1")
+    attempting(processes, "--types", "eats", "--concurrency", "1")
     told = []
     for size in (10, 200, 10):
         row = wait_until(ended(conn, tasks.create(conn, "eats", size, created_by=1)))
@@ -243,7 +225,7 @@ def test_a_thread_tells_its_processor_time_and_no_memory(
 ) -> None:
     conn = database.connect()
     register(conn, "burns")
-    worker(processes, "--types", "burns", "--concurrency", "2")
+    attempting(processes, "--types", "burns", "--concurrency", "2")
     rows = [tasks.create(conn, "burns", created_by=1) for _ in range(2)]
     for id in rows:
         cpu, memory = usage(conn, wait_until(ended(conn, id)))

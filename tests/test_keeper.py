@@ -10,10 +10,9 @@ from typing import Any
 
 from pgfleet import migrate, tasks
 from tests.support.database import Database
-from tests.support.processes import Process, Processes
-from tests.test_isolation import worker as attempting
-from tests.test_worker import ended, worker
-from tests.test_worker_ends import begun
+from tests.support.following import begun, ended
+from tests.support.processes import Process, Processes, is_alive
+from tests.support.workers import attempting, worker
 
 Wait = Callable[..., Any]
 
@@ -32,13 +31,6 @@ def children(process: Process) -> dict[int, str]:
 def keeper(process: Process) -> int:
     (pid,) = [pid for pid, name in children(process).items() if name == "pgfleet-keeper"]
     return pid
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
-    except FileNotFoundError:
-        return False
 
 
 def seconds_pass(database: Database, seconds: float) -> Callable[[], bool]:
@@ -71,8 +63,8 @@ def test_what_a_killed_workers_handlers_have_started_dies_with_it(
     wait_until(lambda: begun(gate)() and Path(f"{gate}.begun").read_text(), timeout=30)
     child, its_own = map(int, Path(f"{gate}.begun").read_text().split())
     process.signal(signal.SIGKILL)
-    wait_until(lambda: not alive(child))
-    wait_until(lambda: not alive(its_own))
+    wait_until(lambda: not is_alive(child))
+    wait_until(lambda: not is_alive(its_own))
 
 
 def test_a_killed_workers_tasks_are_rescued_long_before_its_lease_ends(
@@ -92,7 +84,7 @@ def test_a_killed_workers_tasks_are_rescued_long_before_its_lease_ends(
     assert (row["status"], row["failure_count"], row["crash_count"]) == ("success", 0, 1)
     assert row["worker"].startswith("second:")
     assert first.events("worker.died")
-    wait_until(lambda: not alive(watch))
+    wait_until(lambda: not is_alive(watch))
 
 
 def test_a_worker_killed_while_postgres_is_away_is_given_up_when_it_is_back(
@@ -186,4 +178,4 @@ def test_a_signal_to_the_whole_process_group_ends_the_keeper_last(
     assert process.wait() == 0
     row = tasks.get(conn, id)
     assert (row["status"], row["attempt"], row["crash_count"]) == ("success", 1, 0)
-    assert not alive(watch)
+    assert not is_alive(watch)

@@ -8,15 +8,11 @@ from typing import Any
 
 from pgfleet import tasks
 from tests.support.database import Database
+from tests.support.following import begun, ended, register
 from tests.support.processes import Processes
-from tests.test_worker import ended, register, worker
-from tests.test_worker_ends import begun
+from tests.support.workers import sleeping, worker
 
 Wait = Callable[..., Any]
-
-
-def sleeping(conn: Any) -> Callable[[], bool]:
-    return lambda: conn.execute("select bool_and(sleeping) from workers").fetchone() == (True,)
 
 
 def test_a_task_whose_creator_died_before_the_notify_is_found_by_the_poll(

@@ -21,7 +21,7 @@ from tests.support.database import Database
 from tests.support.fleet import Connection, value
 from tests.support.processes import Processes
 from tests.support.scheduled import Scheduled
-from tests.test_orders import id_of
+from tests.support.workers import id_of
 
 Wait = Callable[..., Any]
 Start = Callable[..., Memory]

@@ -12,9 +12,9 @@ import pytest
 
 from pgfleet import tasks
 from tests.support.database import Database
+from tests.support.following import begun, ended, register
 from tests.support.processes import Processes
-from tests.test_worker import ended, register, worker
-from tests.test_worker_ends import begun
+from tests.support.workers import worker
 
 Wait = Callable[..., Any]
 

@@ -24,10 +24,9 @@ from pgfleet import migrate, tasks, tokens
 from pgfleet.embedded import EmbeddedPostgres
 from pgfleet.settings import Settings
 from tests.support.database import Database
+from tests.support.following import begun, ended
 from tests.support.netns import NETWORK, Network, NoNamespaces
 from tests.support.processes import Process, Processes
-from tests.test_worker import ended
-from tests.test_worker_ends import begun
 
 Wait = Callable[..., Any]
 #: Seconds. What is promised for a half-open connection, and what two busy cores may add.

@@ -10,9 +10,9 @@ import pytest
 
 from pgfleet import tasks
 from tests.support.database import Database
+from tests.support.following import begun
 from tests.support.processes import Processes
-from tests.test_worker import worker
-from tests.test_worker_ends import begun
+from tests.support.workers import worker
 
 Wait = Callable[..., Any]
 

@@ -12,21 +12,11 @@ import pytest
 from pgfleet import tasks
 from pgfleet.workers import order_worker
 from tests.support.database import Database
-from tests.support.processes import Process, Processes
-from tests.test_looking import sleeping
-from tests.test_worker import ended, register, worker
-from tests.test_worker_ends import begun
+from tests.support.following import begun, ended, register, statuses
+from tests.support.processes import Processes
+from tests.support.workers import ATTEMPTS, id_of, sleeping, worker
 
 Wait = Callable[..., Any]
-ATTEMPTS = ("--handlers", "tests.support.attempts")
-
-
-def id_of(process: Process) -> str:
-    return str(process.events("worker.registered")[-1]["worker"])
-
-
-def statuses(conn: Any, ids: list[int]) -> list[str]:
-    return [tasks.get(conn, id)["status"] for id in ids]
 
 
 @pytest.mark.parametrize("how", [(), ("--no-listen",)], ids=["listening", "deaf"])

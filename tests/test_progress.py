@@ -14,9 +14,9 @@ from pgfleet_worker import course
 from pgfleet_worker.course import Course
 from pgfleet_worker.handlers.csv_export import Report
 from tests.support.database import Database
+from tests.support.following import ended, result
 from tests.support.processes import Processes
-from tests.test_isolation import result, worker
-from tests.test_worker import ended
+from tests.support.workers import attempting
 
 Wait = Callable[..., Any]
 
@@ -38,7 +38,7 @@ def test_readers_see_the_step_the_fraction_and_an_estimate_of_the_time_left(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    worker(processes, "--types", "reports")
+    attempting(processes, "--types", "reports")
     gate = tmp_path / "gate"
     id = tasks.create(conn, "reports", {"gate": str(gate)}, created_by=1)
     seen = "select progress, current_step, eta > now() from tasks where id = %s and progress is not null"
@@ -53,7 +53,7 @@ def test_at_most_one_report_a_second_is_sent_however_often_a_handler_reports(
 ) -> None:
     conn = database.connect()
     record_reports(conn)
-    worker(processes, "--types", "reports")
+    attempting(processes, "--types", "reports")
     gate = tmp_path / "gate"
     id = tasks.create(conn, "reports", {"gate": str(gate)}, created_by=1)
     wait_until(lambda: conn.execute("select count(*) >= 4 from seen").fetchone() == (True,))
@@ -69,7 +69,7 @@ def test_a_burst_of_reports_leaves_the_latest(
 ) -> None:
     conn = database.connect()
     record_reports(conn)
-    worker(processes, "--types", "bursts,bursts_process")
+    attempting(processes, "--types", "bursts,bursts_process")
     latest = "select progress, step from seen where id = %s order by at desc limit 1"
     for type in ("bursts", "bursts_process"):
         gate = tmp_path / type
@@ -84,7 +84,7 @@ def test_an_odd_report_costs_its_task_alone(
     database: Database, processes: Processes, wait_until: Wait, type: str
 ) -> None:
     conn = database.connect()
-    worker(processes, "--types", f"{type},finishes", "--concurrency", "1")
+    attempting(processes, "--types", f"{type},finishes", "--concurrency", "1")
     row = wait_until(ended(conn, tasks.create(conn, type, created_by=1)))
     assert result(row) == ["ValueError", "TypeError"]
     assert result(wait_until(ended(conn, tasks.create(conn, type, created_by=1)))) == ["ValueError", "TypeError"]
@@ -94,7 +94,7 @@ def test_a_handler_that_reports_learns_that_its_task_was_cancelled(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    process = worker(processes, "--types", "reports")
+    process = attempting(processes, "--types", "reports")
     gate = tmp_path / "gate"
     id = tasks.create(conn, "reports", {"gate": str(gate)}, created_by=1)
     wait_until(Path(f"{gate}.begun").exists)
@@ -109,7 +109,7 @@ def test_a_resumed_attempt_makes_no_estimate_of_what_an_earlier_one_had_done(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    worker(processes, "--types", "goes_on_reporting")
+    attempting(processes, "--types", "goes_on_reporting")
     gate = tmp_path / "gate"
     id = tasks.create(conn, "goes_on_reporting", {"gate": str(gate)}, created_by=1, max_retries=1)
     seen = "select progress, eta from tasks where id = %s and status = 'started' and current_step = 'going on'"
@@ -184,7 +184,7 @@ def test_an_export_tells_how_many_of_its_books_are_written(
     conn.execute("delete from notes")
     conn.execute("delete from books")
     conn.execute("insert into books (title, owner_id) select repeat('x', 2000), 1 from generate_series(1, 60000)")
-    worker(processes, "--types", "csv_export")
+    attempting(processes, "--types", "csv_export")
     row = wait_until(ended(conn, tasks.create(conn, "csv_export", created_by=1)), timeout=60)
     assert result(row)["rows"] == 60000
     seen = conn.execute("select progress, step from seen order by at").fetchall()

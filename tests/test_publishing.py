@@ -8,9 +8,9 @@ from typing import Any
 
 from pgfleet import demo, tasks
 from tests.support.database import Database
+from tests.support.following import ended, result
 from tests.support.processes import Processes
-from tests.test_isolation import result, worker
-from tests.test_worker import ended
+from tests.support.workers import attempting
 
 Wait = Callable[..., Any]
 
@@ -20,7 +20,7 @@ def test_the_file_of_an_attempt_that_lost_its_task_is_withdrawn(
 ) -> None:
     conn, gate, thief = database.connect(), database.connect(autocommit=False), database.connect(autocommit=False)
     demo.install(conn)
-    process = worker(processes, "--types", "csv_export")
+    process = attempting(processes, "--types", "csv_export")
     gate.execute("lock table books")  # the export has begun and can't read
     id = tasks.create(conn, "csv_export", created_by=1)
     wait_until(lambda: tasks.get(conn, id)["status"] == "started")

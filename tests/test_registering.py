@@ -14,11 +14,10 @@ from pgfleet import schedules, tasks
 from pgfleet.schedules import Trigger
 from tests.support.database import Database
 from tests.support.fleet import column, value
+from tests.support.following import ended, register
 from tests.support.processes import Processes
-from tests.support.scheduled import Scheduled
-from tests.test_fleet import EXAMPLES
-from tests.test_orders import id_of
-from tests.test_worker import ended, register
+from tests.support.scheduled import EXAMPLES, Scheduled
+from tests.support.workers import id_of
 
 Wait = Callable[..., Any]
 

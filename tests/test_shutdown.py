@@ -10,12 +10,11 @@ from typing import Any
 
 from pgfleet import tasks
 from tests.support.database import Database
+from tests.support.following import begun, ended, register
 from tests.support.processes import Processes
-from tests.test_worker import ended, register, worker
-from tests.test_worker_ends import begun
+from tests.support.workers import ATTEMPTS, worker
 
 Wait = Callable[..., Any]
-ATTEMPTS = ("--handlers", "tests.support.attempts")
 
 
 def test_a_second_signal_skips_the_rest_of_the_grace_and_charges_no_failure(

@@ -10,7 +10,7 @@ import pytest
 from pgfleet import errors, sql, tasks
 from tests.support.database import Database
 from tests.support.fleet import column, value
-from tests.test_tasks_sql import NOT, TRANSITIONS
+from tests.support.transitions import NOT, TRANSITIONS
 
 README = (sql.root() / "README.md").read_text(encoding="utf-8")
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from pgfleet import tasks
 from tests.support.database import Database
-from tests.support.processes import Processes
-from tests.test_isolation import is_alive, result, worker
-from tests.test_worker import ended
+from tests.support.following import ended, result
+from tests.support.processes import Processes, is_alive
+from tests.support.workers import attempting
 
 Wait = Callable[..., Any]
 
@@ -20,7 +20,7 @@ def test_a_task_that_takes_too_long_fails_with_a_clear_error(
     database: Database, processes: Processes, wait_until: Wait
 ) -> None:
     conn = database.connect()
-    process = worker(processes, "--types", "hurried")
+    process = attempting(processes, "--types", "hurried")
     row = wait_until(ended(conn, tasks.create(conn, "hurried", created_by=1)))
     assert (row["status"], row["error"], row["failure_count"]) == ("failure", "Timed out after 0.2 s.", 1)
     assert "RuntimeError: called off" in row["error_detail"]
@@ -33,7 +33,7 @@ def test_a_timeout_is_a_failure_and_tried_again_like_any(
     database: Database, processes: Processes, wait_until: Wait
 ) -> None:
     conn = database.connect()
-    worker(processes, "--types", "hurried")
+    attempting(processes, "--types", "hurried")
     id = tasks.create(conn, "hurried", created_by=1, max_retries=1, retry_delay=timedelta(0))
     row = wait_until(ended(conn, id))
     assert (row["status"], row["attempt"], row["failure_count"]) == ("failure", 2, 2)
@@ -43,7 +43,7 @@ def test_the_tasks_own_timeout_wins_over_its_types(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    worker(processes, "--types", "heeds")
+    attempting(processes, "--types", "heeds")
     gate = str(tmp_path / "gate")
     id = tasks.create(conn, "heeds", {"gate": gate}, created_by=1, timeout=timedelta(seconds=0.3))
     row = wait_until(ended(conn, id))
@@ -55,7 +55,7 @@ def test_the_types_row_wins_over_the_handler(
 ) -> None:
     conn = database.connect()
     conn.execute("select register_type('heeds', timeout => '0.25 seconds')")
-    worker(processes, "--types", "heeds")
+    attempting(processes, "--types", "heeds")
     row = wait_until(ended(conn, tasks.create(conn, "heeds", {"gate": str(tmp_path / "gate")}, created_by=1)))
     assert (row["status"], row["error"]) == ("failure", "Timed out after 0.25 s.")
 
@@ -64,7 +64,7 @@ def test_a_changed_types_row_holds_for_the_tasks_that_start_after_a_heartbeat(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    worker(processes, "--types", "heeds")
+    attempting(processes, "--types", "heeds")
     gate = tmp_path / "gate"
     gate.touch()
     assert result(wait_until(ended(conn, tasks.create(conn, "heeds", {"gate": str(gate)}, created_by=1)))) == "done"
@@ -89,7 +89,7 @@ def test_what_finishes_although_its_time_is_over_has_succeeded(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    worker(processes, "--types", "finishes")
+    attempting(processes, "--types", "finishes")
     gate = {"gate": str(tmp_path / "gate")}
     row = wait_until(ended(conn, tasks.create(conn, "finishes", gate, created_by=1, timeout=timedelta(seconds=0.2))))
     assert result(row) == "done nonetheless"
@@ -99,7 +99,7 @@ def test_a_thread_that_ignores_its_timeout_is_abandoned_and_takes_its_slot_with_
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    process = worker(
+    process = attempting(
         processes, "--types", "ignores,heeds", "--concurrency", "1", settings=database.settings(cancel_grace=0.2)
     )
     gate, other = tmp_path / "gate", tmp_path / "other"
@@ -124,7 +124,7 @@ def test_a_coroutine_is_cancelled_once_and_may_clean_up(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    worker(processes, "--types", "cleans_up_async")
+    attempting(processes, "--types", "cleans_up_async")
     gate = tmp_path / "gate"
     id = tasks.create(conn, "cleans_up_async", {"gate": str(gate)}, created_by=1, timeout=timedelta(seconds=0.2))
     row = wait_until(ended(conn, id))
@@ -136,7 +136,7 @@ def test_a_coroutine_that_swallows_its_cancellation_is_abandoned(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    process = worker(processes, "--types", "ignores_async", settings=database.settings(cancel_grace=0.2))
+    process = attempting(processes, "--types", "ignores_async", settings=database.settings(cancel_grace=0.2))
     gate = tmp_path / "gate"
     id = tasks.create(conn, "ignores_async", {"gate": str(gate)}, created_by=1, timeout=timedelta(seconds=0.2))
     row = wait_until(ended(conn, id))
@@ -149,7 +149,7 @@ def test_a_process_is_told_to_stop_in_the_midst_of_a_system_call(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    process = worker(processes, "--types", "gated_process", settings=database.settings(cancel_grace=600))
+    process = attempting(processes, "--types", "gated_process", settings=database.settings(cancel_grace=600))
     gate = tmp_path / "gate"
     id = tasks.create(conn, "gated_process", {"gate": str(gate)}, created_by=1, timeout=timedelta(seconds=0.5))
     row = wait_until(ended(conn, id))
@@ -162,7 +162,9 @@ def test_a_process_that_ignores_sigterm_is_killed_with_all_it_has_started(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    worker(processes, "--types", "stubborn_process", "--concurrency", "1", settings=database.settings(cancel_grace=0.3))
+    attempting(
+        processes, "--types", "stubborn_process", "--concurrency", "1", settings=database.settings(cancel_grace=0.3)
+    )
     gate, other = tmp_path / "gate", tmp_path / "other"
     id = tasks.create(conn, "stubborn_process", {"gate": str(gate)}, created_by=1, timeout=timedelta(seconds=2))
     row = wait_until(ended(conn, id))

@@ -8,19 +8,15 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from pgfleet import volume
+from tests.support.volumes import names, tiny_disk
 
 TEMPORARY = ".export_7_2_abcABC12.tmp"
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_the_final_name_is_the_utc_day_and_twelve_random_letters_and_digits() -> None:
@@ -166,20 +162,6 @@ except volume.VolumeError as error:
     done = subprocess.run([sys.executable, "-c", program, str(export_dir)], capture_output=True, text=True, check=True)
     assert done.stdout == "The export volume is full.\n"
     assert names(export_dir) == []
-
-
-@contextlib.contextmanager
-def tiny_disk(folder: Path) -> Iterator[Path]:
-    """A file system of 128 KiB, where this process may mount one."""
-    folder.mkdir(exist_ok=True)
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)], capture_output=True
-    ).returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a tmpfs")

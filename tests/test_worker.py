@@ -8,36 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from pgfleet import tasks
 from tests.support.database import Database
-from tests.support.processes import Process, Processes
+from tests.support.following import ended, register
+from tests.support.processes import Processes
+from tests.support.workers import HANDLERS, worker
 
-HANDLERS = ("--handlers", "tests.support.handlers")
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 Wait = Callable[..., Any]
-
-
-def register(conn: psycopg.Connection[Any], *types: str, **settings: int) -> None:
-    for name in types:
-        conn.execute("select register_type(%s, max_retries => %s)", (name, settings.get("max_retries", 0)))
-
-
-def ended(conn: psycopg.Connection[Any], id: int) -> Callable[[], dict[str, Any] | None]:
-    def look() -> dict[str, Any] | None:
-        row = tasks.get(conn, id)
-        return row if row["status"] in ("success", "failure", "crashed", "cancelled") else None
-
-    return look
-
-
-def worker(processes: Processes, *arguments: str, **kw: Any) -> Process:
-    process = processes.worker(*HANDLERS, *arguments, **kw)
-    process.wait_for_event("worker.registered")
-    return process
 
 
 def test_a_task_is_stamped_with_the_workers_nickname_and_uuid(

@@ -9,14 +9,11 @@ from typing import Any
 
 from pgfleet import tasks
 from tests.support.database import Database
+from tests.support.following import begun, ended, register
 from tests.support.processes import Processes
-from tests.test_worker import ended, register, worker
+from tests.support.workers import worker
 
 Wait = Callable[..., Any]
-
-
-def begun(gate: Path) -> Callable[[], bool]:
-    return lambda: Path(f"{gate}.begun").exists()
 
 
 def test_sigterm_lets_running_tasks_finish_and_gives_the_rest_back(

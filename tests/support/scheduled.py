@@ -29,6 +29,21 @@ def gate(name="gate"):
         time.sleep(0.005)
 """
 
+#: The three schedules of the manual.
+EXAMPLES = """
+from pgfleet_worker import Fleet
+
+fleet = Fleet()
+
+def sync_data(): return "synced"
+def refresh(): return "refreshed"
+def nightly(task): return task.data
+
+fleet.schedule("data-sync").every(hours=1).run(sync_data).retry(3, delay=60).register()
+fleet.schedule("cache-refresh").in_memory().every(minutes=5).run(refresh).register()
+fleet.schedule("nightly").cron("0 2 * * *", tz="Europe/Stockholm").on_event("library.imported").on_all_nodes().run(nightly).register()
+"""  # noqa: E501 - literally as the manual has it
+
 
 class Scheduled:
     """Workers that load a module of a test's own."""
