@@ -1,4 +1,4 @@
-"""Firing by the rules: catch-up, fixed rate and fixed delay, one-time, events, stopping and disabling, all nodes."""
+"""Firing by the rules: catch-up, fixed rate and fixed delay, one-time, events, all nodes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pgfleet import errors, firing, schedules
 from pgfleet.firing import Due, plan
 from pgfleet.schedules import Schedule, Trigger
 from tests.support.database import Database
-from tests.support.firing import HOUR, HOURLY, come_due, due_times, finish, fleet
-from tests.support.fleet import OTHER, Blocked, column, sqlstate, task, value
+from tests.support.firing import HOUR, HOURLY, come_due, finish, fleet
+from tests.support.fleet import OTHER, column, sqlstate, task, value
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -238,81 +238,6 @@ def test_an_event_with_a_name_that_is_none_is_refused(database: Database) -> Non
         with pytest.raises(errors.InvalidTask, match="An event's name"):
             schedules.emit(conn, name)
     assert sqlstate(conn, "select emit_event(null)") == "PF006"
-
-
-# Stopped, disabled
-
-
-def test_while_firing_is_stopped_nothing_starts_by_itself_and_events_are_held(database: Database) -> None:
-    conn = fleet(database, Schedule("s", "job", (HOURLY, Trigger.on("e")), overlap="queue", catch_up="all"))
-    ear = database.connect()
-    ear.execute("listen schedules_changed")
-    (first,) = come_due(conn, 1.5 * HOUR)
-    schedules.stop(conn)
-    assert schedules.is_stopped(database.connect())  # remembered
-    assert (firing.fire(conn).triggers, firing.next_due_in(conn)) == (0, None)
-    assert [schedules.emit(conn, "e", n) for n in (1, 2)] == [0, 0]
-    assert value(conn, "select count(*) from tasks") == 0
-    by_hand = schedules.trigger(conn, "s")
-
-    assert schedules.start(conn) == 2
-    ear.execute("select 1")
-    assert len(list(ear.notifies(timeout=0))) == 2
-    payloads = "select data::jsonb -> 'event' -> 'payload' from tasks where id > %s order by id"
-    assert column(conn, payloads, by_hand) == [1, 2]
-    assert schedules.start(conn) == 0
-    firing.fire(conn)
-    assert schedules.get(conn, "s").owed == 2
-    for _ in range(3):
-        finish(conn)
-    firing.fire(conn)
-    assert due_times(conn) == [first]
-
-
-def test_an_owed_run_waits_while_firing_is_stopped(database: Database) -> None:
-    conn = fleet(database, Schedule("s", "job", (HOURLY,), overlap="queue"))
-    schedules.trigger(conn, "s")
-    come_due(conn)
-    firing.fire(conn)
-    schedules.stop(conn)
-    finish(conn)
-    assert firing.fire(conn).tasks == []
-    schedules.start(conn)
-    assert len(firing.fire(conn).tasks) == 1
-
-
-def test_an_event_that_is_held_while_firing_starts_is_not_forgotten(database: Database) -> None:
-    conn = fleet(database, Schedule("s", "job", (Trigger.on("e"),)))
-    second, third = database.connect(), database.connect()
-    schedules.stop(conn)
-    with conn.transaction():
-        assert schedules.emit(conn, "e") == 0
-        starting = Blocked(third, second, lambda: schedules.start(second))
-    assert starting.result() == 1
-
-
-def test_due_times_of_a_disabled_schedule_pass_and_are_not_caught_up(database: Database) -> None:
-    conn = fleet(database, Schedule("s", "job", (HOURLY, Trigger.on("e")), catch_up="all", overlap="queue"))
-    schedules.disable(conn, "s")
-    come_due(conn, 3.5 * HOUR)
-    assert (firing.fire(conn).triggers, firing.next_due_in(conn), schedules.emit(conn, "e")) == (0, None, 0)
-    schedules.enable(conn, "s")
-    assert firing.fire(conn).tasks == []
-    state = schedules.get(conn, "s")
-    assert (state.skipped, state.last_skip_reason) == (4, "disabled")
-    assert state.next_due is not None
-
-
-def test_what_a_schedule_owed_is_dropped_when_it_is_disabled(database: Database) -> None:
-    conn = fleet(database, Schedule("s", "job", (HOURLY,), overlap="queue"))
-    schedules.trigger(conn, "s")
-    come_due(conn)
-    firing.fire(conn)
-    schedules.disable(conn, "s")
-    finish(conn)
-    assert firing.fire(conn).tasks == []
-    state = schedules.get(conn, "s")
-    assert (state.owed, state.skipped, state.last_skip_reason) == (0, 1, "disabled")
 
 
 # On all nodes

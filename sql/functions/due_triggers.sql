@@ -13,7 +13,7 @@ set jit = off set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 begin
-    if (select f.stopped from firing f) then
+    if not may_fire() then
         return;
     end if;
     return query

@@ -10,7 +10,7 @@ as $$
 declare
     whose text;
     its schedules;
-    stopped boolean := (select f.stopped from firing f);
+    stopped boolean := not may_fire();
     made bigint;
     runs bigint[] := '{}';
 begin
