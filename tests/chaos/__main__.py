@@ -14,13 +14,15 @@ import shutil
 import signal
 import sys
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, LiteralString
 
-from pgfleet import housekeeping
-from tests.chaos import account, report
+import psycopg
+
+from pgfleet import housekeeping, schedules
+from tests.chaos import account, clocks, firing, report, rules
 from tests.chaos.fleet import ROOT, Fleet
 from tests.chaos.mishaps import Mishaps
 from tests.chaos.stage import Stage
@@ -30,6 +32,9 @@ from tests.support.waiting import wait_until
 
 #: Seconds for the fleet to work everything off once it is whole again.
 DRAIN = 90.0
+UNFINISHED: LiteralString = "select 1 from tasks where status in ('waiting', 'fresh', 'started') limit 1"
+#: Seconds for the ends of runs to be accounted for.
+BOOKS = 40.0
 #: Seconds that a dead worker's processes may take to notice.
 LINGER = 10.0
 #: Seconds between the lines that say that it still runs.
@@ -58,7 +63,17 @@ class Soak:
             Creator("crooked", self.link.url(url), self.seed, self.ledger, options.rate / 2, options.workers),
         ]
         self.reader = Reader(url, self.seed, self.ledger, self.stage.export_dir)
-        self.clients = [*self.creators, Operator(url, self.seed, self.ledger), self.reader]
+        self.events = clocks.Events()
+        emitters = [
+            clocks.Emitter("straight emitter", url, self.seed, self.events),
+            clocks.Emitter("crooked emitter", self.link.url(url), self.seed, self.events),
+        ]
+        self.stopper = clocks.Stopper(url, self.seed)
+        self.clients = [
+            *self.creators, *emitters, self.stopper, Operator(url, self.seed, self.ledger), self.reader
+        ]  # fmt: skip
+        self.clocks: list[clocks.Clock] = []
+        self.fired_until: datetime | None = None
         self.mishaps = Mishaps(
             self.stage, self.fleet, self.link, self.seed, every=options.every, lease=options.lease,
             log=folder / "mishaps.log", poison=self.creators[0].poison,
@@ -70,6 +85,8 @@ class Soak:
         for slot in self.fleet.slots:
             self.fleet.start(slot)
         wait_until(lambda: len(self.fleet.registered()) == len(self.fleet.slots), 60, what="the fleet's registration")
+        with self.stage.connect() as conn:
+            self.clocks = clocks.put(conn, self.options.minutes * 60, self.ledger)
         for client in self.clients:
             client.start()
         began = time.monotonic()
@@ -93,33 +110,57 @@ class Soak:
         began = time.monotonic()
         for client in self.clients:
             client.join(30)
-        while time.monotonic() < began + DRAIN:
+        with self.stage.connect() as conn:
+            self._fire_and_stop(conn)
+            if not self._until(conn, began + DRAIN, UNFINISHED):
+                return None
+            took = time.monotonic() - began
+            # A worker that nothing wakes accounts for the ends of runs within some seconds.
+            self._until(conn, time.monotonic() + BOOKS, "select 1 from run_ends")
+        return took
+
+    def _fire_and_stop(self, conn: psycopg.Connection[Any]) -> None:
+        """Let the fleet fire all that has come due until now, and stop all firing."""
+        self.stopper.resume(conn)
+        row = conn.execute("select now()").fetchone()
+        assert row is not None
+        self._until(conn, time.monotonic() + DRAIN, "select 1 from triggers where due_at <= %s", row[0])
+        schedules.stop(conn)
+        self.fired_until = row[0]
+
+    def _until(self, conn: psycopg.Connection[Any], deadline: float, query: LiteralString, *args: object) -> bool:
+        """Wait until the query finds nothing; False where that does not come by then."""
+        while conn.execute(query, args).fetchone() is not None:
+            if time.monotonic() >= deadline:
+                return False
             for slot in self.fleet.look():
                 self.fleet.start(slot)  # a poison task's last victims
             self.mishaps.resume()
-            with self.stage.connect() as conn:
-                row = conn.execute(
-                    "select count(*) from tasks where status in ('waiting', 'fresh', 'started')"
-                ).fetchone()
-            if row == (0,):
-                return time.monotonic() - began
             time.sleep(0.2)
-        return None
+        return True
 
     def _account(self, drained: float | None) -> dict[str, Any]:
         ends = self.fleet.end(timeout=30)
         self._sweep()
-        facts = self._facts()
+        with self.stage.connect() as conn:
+            facts = self._facts(conn)
+            assert self.fired_until is not None
+            fired = firing.Firing.read(conn, self.clocks, facts, self.fired_until)
         self.wrong = {
             "lost": account.lost(facts),
             "settled twice": account.settled(facts),
             "wrong": account.right(facts),
             "history": account.history(facts),
             "checkpoints": account.checkpoints(facts),
-            "limits": account.limits(facts),
-            "parts": account.parts(facts),
-            "orders": account.orders(facts),
-            "placement": account.placement(facts),
+            "limits": rules.limits(facts),
+            "parts": rules.parts(facts),
+            "orders": rules.orders(facts),
+            "placement": rules.placement(facts),
+            "due times": firing.due_times(fired),
+            "overlap": firing.overlap(fired),
+            "events": firing.events(fired, self.events.fates),
+            "numbers": firing.numbers(fired),
+            "stops": self.stopper.breaches,
             "torn": [*self.reader.torn, *account.files(facts, self.stage.export_dir)],
             "fleet": [*ends, *self.fleet.unasked, *account.fleet(facts)],
             "leftovers": self._leftovers(),
@@ -134,7 +175,7 @@ class Soak:
             )
         if drained is None:
             self.wrong["lost"].append(f"the fleet did not finish within {DRAIN:g} s")
-        return report.figures(self, facts, drained)
+        return report.figures(self, facts, fired, drained)
 
     def _leftovers(self) -> list[str]:
         """Processes that are still there some seconds after the last worker has ended."""
@@ -150,9 +191,8 @@ class Soak:
                 for swept in housekeeping.sweep(conn, self.stage.export_dir, slack=timedelta(0)):
                     self.swept += len(swept.files)
 
-    def _facts(self) -> account.Facts:
-        with self.stage.connect() as conn:
-            facts = account.Facts.read(conn, self.ledger, self.stage.ledger)
+    def _facts(self, conn: psycopg.Connection[Any]) -> account.Facts:
+        facts = account.Facts.read(conn, self.ledger, self.stage.ledger)
         facts.pauses = self.mishaps.pauses
         facts.postgres_kills = self.mishaps.counts["postgres"]
         for process in self.fleet.all:

@@ -16,7 +16,6 @@ from psycopg.rows import dict_row, namedtuple_row
 
 from pgfleet import volume
 from tests.chaos.files import torn
-from tests.chaos.handlers import LIMIT
 from tests.chaos.work import Ledger, key_of
 
 Row = dict[str, Any]
@@ -34,6 +33,8 @@ ARROWS = {
 }  # fmt: skip
 #: What is made for a node that has no worker any more crashes there.
 ARROWS_OF_PARTS = {("fresh", "crashed"), ("waiting", "crashed")}
+#: A run on all nodes while none lives is a failure that says so.
+ARROWS_OF_RUNS = {(None, "failure")}
 #: How each kind of work ends where nobody cancels it and no crash limit is reached.
 ENDS = {
     "doomed": {"failure"}, "timed": {"failure"}, "stubborn": {"failure"}, "poison": {"crashed"},
@@ -98,7 +99,7 @@ def lost(facts: Facts) -> list[str]:
     wrong = []
     keys: dict[str, list[int]] = defaultdict(list)
     for id, row in facts.tasks.items():
-        if row["parent"] is None:
+        if row["parent"] is None and row["schedule"] is None:  # runs: see firing.py
             keys[key_of(row)].append(id)
     for key, id in facts.ledger.ids.items():
         found = keys.get(key, [])
@@ -127,7 +128,8 @@ def settled(facts: Facts) -> list[str]:
         ends: Counter[int] = Counter()
         for before, event in zip([None, *events], events, strict=False):
             arrow = event.old_status, event.new_status
-            if arrow not in ARROWS and not (arrow in ARROWS_OF_PARTS and row["parent"] is not None):
+            more = ARROWS_OF_PARTS if row["parent"] is not None else ARROWS_OF_RUNS if row["schedule"] else set()
+            if arrow not in ARROWS | more:
                 wrong.append(f"task {id} went {event.old_status} -> {event.new_status}")
             if before is not None and (event.old_status, event.old_attempt) != (before.new_status, before.new_attempt):
                 wrong.append(f"task {id} changed unseen before {event.new_status}")
@@ -157,12 +159,14 @@ def right(facts: Facts) -> list[str]:
     for id, row in facts.tasks.items():
         kind = kinds.get(key_of(row), "?")
         if row["worker"] == ALL_NODES:
-            continue  # see parts()
+            continue  # see rules.parts()
         may = set(ENDS.get(kind, {"success"}))
         if not facts.ledger.cancelled.isdisjoint({id, row["parent"]}):
             may.add("cancelled")
         if row["parent"] is not None and (row["error"] or "").startswith(f"Node {row['node']} has no live worker"):
             may.add("crashed")
+        if row["schedule"] is not None and (row["error"] or "").startswith("No live worker serves"):
+            may.add("failure")
         if row["crash_count"] > facts.max_crashes[row["type"]]:
             may = {"crashed", *(may & {"cancelled"})}
         if row["status"] not in may:
@@ -178,26 +182,6 @@ def right(facts: Facts) -> list[str]:
                 wrong.append(f"task {id}, attempt {row['attempt']}: its result is of {ran}")
             elif facts.process_of.get(row["worker"]) != result["process"]:
                 wrong.append(f"task {id} is {row['worker']}'s by its row, and {result['process']} did it")
-    return wrong
-
-
-def parts(facts: Facts) -> list[str]:
-    """What is made for all nodes has a part for each, and ends as its parts did."""
-    wrong = []
-    made: dict[int, list[Row]] = defaultdict(list)
-    for row in facts.tasks.values():
-        if row["parent"] is not None:
-            made[row["parent"]].append(row)
-    for id, row in facts.tasks.items():
-        if (row["worker"] == ALL_NODES) != (id in made):
-            wrong.append(f"task {id} of {row['worker']} has {len(made.get(id, []))} parts")
-            continue
-        ends = {part["status"] for part in made.get(id, [])}
-        whole = "failure" if ends & {"failure", "crashed"} else "cancelled" if "cancelled" in ends else "success"
-        if ends and row["status"] != whole:
-            wrong.append(f"task {id} is {row['status']}, and its parts are {sorted(ends)}")
-        if len({part["node"] for part in made.get(id, [])}) != len(made.get(id, [])):
-            wrong.append(f"task {id} has two parts for one node")
     return wrong
 
 
@@ -235,46 +219,6 @@ def checkpoints(facts: Facts) -> list[str]:
             saved = max((step for other, word, step in lines if word == "saved" and other < attempt), default=0)
             if what == "from" and first < saved:
                 wrong.append(f"task {id}, attempt {attempt} began at step {first}; {saved} were saved")
-    return wrong
-
-
-def limits(facts: Facts) -> list[str]:
-    """Never more soak_limited tasks at once than its type allows, by the order in which the changes were made."""
-    running: set[int] = set()
-    most = 0
-    events = [event for of_task in facts.audit.values() for event in of_task if event.type == "soak_limited"]
-    for event in sorted(events, key=lambda event: event.at):
-        if event.new_status == "started":
-            running.add(event.task_id)
-        else:
-            running.discard(event.task_id)
-        most = max(most, len(running))
-    return [f"{most} limited tasks ran at once, and {LIMIT} may"] if most > LIMIT else []
-
-
-def orders(facts: Facts) -> list[str]:
-    """A worker that was told to pause took nothing, from a second later on until it was told to go on."""
-    taken: dict[str, list[float]] = defaultdict(list)
-    for events in facts.audit.values():
-        for event in events:
-            if event.new_status == "started" and event.old_status != "started":
-                taken[event.new_worker].append(event.at.timestamp())
-    return [
-        f"{worker} took a task {at - began:.1f} s after it was told to pause"
-        for worker, began, until in facts.pauses
-        for at in taken[worker]
-        if began + 1 < at < until
-    ]
-
-
-def placement(facts: Facts) -> list[str]:
-    """A task that names a node was only ever taken there."""
-    wrong = []
-    for id, row in facts.tasks.items():
-        if row["node"] is not None:
-            takers = {facts.process_of.get(e.new_worker, "?") for e in facts.audit[id] if e.new_status == "started"}
-            if any(f"node-{process.partition('-')[0]}" != row["node"] for process in takers):
-                wrong.append(f"task {id} is for {row['node']}, and was taken by {sorted(takers)}")
     return wrong
 
 

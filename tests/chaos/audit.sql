@@ -5,6 +5,7 @@ create schema soak;
 create table soak.audit (
     seq           bigint generated always as identity primary key,
     at            timestamptz not null default clock_timestamp(),
+    began         timestamptz not null default now(),  -- its transaction
     task_id       bigint not null,
     type          text,
     old_status    text,      -- null: the task is new

@@ -67,6 +67,13 @@ async def nap_async(task: Task) -> Any:
     return _done(task, nonce)
 
 
+@handler("soak_event")
+def event(task: Task) -> Any:
+    """Tells of which event it is."""
+    nonce = _began(task)
+    return {**_done(task, nonce), "serial": task.data["event"]["payload"]["serial"]}
+
+
 @handler("soak_flaky", max_retries=3, retry_delay=0.3)
 def flaky(task: Task) -> Any:
     """Fails in its first ``fails`` attempts, never more often than it may be retried; or has itself released."""

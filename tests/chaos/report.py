@@ -7,6 +7,7 @@ import statistics
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from tests.chaos import firing
 from tests.chaos.account import Facts
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 SHOWN = 10
 
 
-def figures(soak: Soak, facts: Facts, drained: float | None) -> dict[str, Any]:
+def figures(soak: Soak, facts: Facts, fired: firing.Firing, drained: float | None) -> dict[str, Any]:
     """Everything that is reported, ready for JSON."""
     stops = [p.ended - p.told for p in soak.fleet.all if p.told and p.ended and not p.killed]
     events = [event for of_task in facts.audit.values() for event in of_task]
@@ -33,6 +34,11 @@ def figures(soak: Soak, facts: Facts, drained: float | None) -> dict[str, Any]:
             "attempts": sum(row["attempt"] for row in facts.tasks.values()),
             "exports": len(facts.exports),
         },
+        "runs of schedules": {name: len(runs) for name, runs in fired.runs.items()},
+        "due times skipped": {name: row["skipped"] for name, row in fired.rows.items() if row["skipped"]},
+        "events": dict(Counter(soak.events.fates.values())),
+        "firing stopped": {"times": len(soak.stopper.stops), "watched": soak.stopper.watched},
+        "firing after due time": _spread(firing.lateness(fired, [*soak.stage.outages, *soak.stopper.stops])),
         "mishaps": dict(soak.mishaps.counts),
         "worker processes": len(soak.fleet.all),
         "killed by their own task": soak.fleet.poisoned,
@@ -77,7 +83,13 @@ def _rescues(soak: Soak, facts: Facts, *, whole: bool, calm: bool = False) -> li
 def _spread(seconds: list[float]) -> dict[str, float]:
     if not seconds:
         return {"n": 0}
-    return {"n": len(seconds), "p50": round(statistics.median(seconds), 2), "max": round(max(seconds), 2)}
+    seconds = sorted(seconds)
+    return {
+        "n": len(seconds),
+        "p50": round(statistics.median(seconds), 3),
+        "p99": round(seconds[len(seconds) * 99 // 100], 3),
+        "max": round(seconds[-1], 3),
+    }
 
 
 def show(found: dict[str, Any]) -> None:

@@ -20,7 +20,10 @@ from tests.support.server import embedded
 HERE = Path(__file__).parent
 COMPLAINT = re.compile(r"deadlock detected|PANIC|ERROR:.*(violates|corrupt|cache lookup failed)")
 #: Tables written to files where a soak failed.
-KEPT = ("tasks", "task_attempts", "task_types", "workers", "worker_history", "exports", "soak.audit")
+KEPT = (
+    "tasks", "task_attempts", "task_types", "workers", "worker_history", "exports", "schedules", "triggers", "run_ends",
+    "held_events", "soak.audit",
+)  # fmt: skip
 
 
 @dataclass

@@ -57,7 +57,7 @@ class Ledger:
             del self.recent[:1000]
 
 
-class _Client(threading.Thread):
+class Client(threading.Thread):
     """A thread with a connection of its own that comes back after every loss."""
 
     def __init__(self, name: str, url: str, seed: str) -> None:
@@ -87,7 +87,7 @@ class _Client(threading.Thread):
         self.ending.set()
 
 
-class Creator(_Client):
+class Creator(Client):
     """Creates ``rate`` tasks a second, and writes down each before it asks for it and after it was answered."""
 
     def __init__(self, name: str, url: str, seed: str, ledger: Ledger, rate: float, nodes: int) -> None:
@@ -197,7 +197,7 @@ class Creator(_Client):
             self._one(conn, "poison")
 
 
-class Operator(_Client):
+class Operator(Client):
     """Cancels tasks that were just created, and retries some that ended badly."""
 
     def __init__(self, url: str, seed: str, ledger: Ledger) -> None:
@@ -245,7 +245,7 @@ class Operator(_Client):
                     raise
 
 
-class Reader(_Client):
+class Reader(Client):
     """Looks at each export as soon as its row can be seen: the file must be there, and whole. And at the backlog."""
 
     def __init__(self, url: str, seed: str, ledger: Ledger, folder: Path) -> None:
