@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pgfleet import migrate, schedules, tasks
+from pgfleet.housekeeping import PURGE
 from pgfleet.schedules import Schedule, Trigger
 from pgfleet.workers import order_worker
 from tests.support.database import Database
@@ -67,7 +68,7 @@ def test_each_due_time_fires_once_with_three_workers(
     assert all(run["created_at"] >= run["due_at"] for run in runs(conn, "tick"))
 
 
-def test_a_worker_that_had_nothing_to_fire_hears_of_the_first_schedule(
+def test_a_worker_that_has_only_the_fleets_own_schedules_keeps_no_connection_and_hears_of_the_first_other(
     database: Database, processes: Processes, wait_until: Wait
 ) -> None:
     conn = database.connect()
@@ -77,11 +78,26 @@ def test_a_worker_that_had_nothing_to_fire_hears_of_the_first_schedule(
         "select count(*) from pg_stat_activity"
         " where datname = current_database() and application_name = 'pgfleet firing'"
     )
-    assert value(conn, sessions) == 0
+    assert (schedules.find(conn, group="housekeeping").schedules[0].name, value(conn, sessions)) == (PURGE, 0)
     schedules.put(conn, Schedule("soon", "echo", (Trigger.once(after=timedelta()),), data=["now"]))
-    row = wait_until(lambda: runs(conn, "soon"))[0]
-    assert json.loads(wait_until(ended(conn, row["id"]))["result"])["data"] == ["now"]
+    row = wait_until(lambda: runs(conn, "soon"), timeout=40)[0]  # by itself it would look in 48 s at the earliest
+    assert json.loads(wait_until(ended(conn, row["id"]), timeout=40)["result"])["data"] == ["now"]
     assert value(conn, sessions) == 1
+    schedules.remove(conn, "soon")
+    wait_until(lambda: value(conn, sessions) == 0, timeout=40)
+    every(conn, "again", 0.1)
+    wait_until(lambda: len(runs(conn, "again")) > 1, timeout=40)
+
+
+def test_what_is_due_of_the_fleets_own_is_fired_by_a_look_now_and_then(
+    database: Database, processes: Processes, wait_until: Wait
+) -> None:
+    conn = database.connect()
+    worker(processes, "--types", "echo", settings=database.settings(**SLOW, keep_success=50.0))
+    sessions = "select pid, backend_start from pg_stat_activity where application_name = 'pgfleet firing'"
+    conn.execute("update triggers set due_at = now() where schedule = %s", [PURGE])
+    wait_until(lambda: {run["status"] for run in runs(conn, PURGE)} == {"success"}, timeout=40)
+    wait_until(lambda: column(conn, f"{sessions} and datname = current_database()") == [], timeout=40)
 
 
 def test_a_worker_that_hears_nothing_looks_by_itself(
@@ -106,7 +122,7 @@ def test_a_worker_without_schedules_or_paused_fires_nothing(
         first.wait_for_event("worker.paused")
     schedules.put(conn, Schedule("soon", "echo", (Trigger.once(after=timedelta()),)))
     schedules.put(conn, Schedule("later", "echo", (Trigger.once(after=timedelta(seconds=1)),)))
-    wait_until(lambda: value(conn, "select every(due_at < now()) from triggers"))
+    wait_until(lambda: value(conn, "select every(due_at < now()) from triggers where schedule in ('soon', 'later')"))
     assert runs(conn, "soon") == runs(conn, "later") == []
     if how:
         worker(processes, "--types", "echo", settings=database.settings(**SLOW))
@@ -125,7 +141,7 @@ def test_firing_stops_and_starts_for_the_whole_fleet(
     wait_until(lambda: len(runs(conn, "tick")) > 1)
     schedules.stop(conn)
     before = value(conn, "select max(due_at) from tasks")
-    due = "select due_at + interval '0.5 s' < now() from triggers"
+    due = "select due_at + interval '0.5 s' < now() from triggers where schedule = 'tick'"
     wait_until(lambda: value(conn, due))
     assert value(conn, "select max(due_at) from tasks") <= before + timedelta(
         seconds=0.1

@@ -1,7 +1,8 @@
-"""Housekeeping by the workers: one at a time, never in the way, and nothing is left behind however one dies."""
+"""The fleet's own chores: schedules whose runs are tasks, one run at a time, and nothing is left behind however one dies."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,19 +11,33 @@ from typing import Any
 
 import pytest
 
-from pgfleet import exports, log, sql, tasks
-from pgfleet.settings import Settings
-from pgfleet_worker.housekeeping import Housekeeping
+from pgfleet import exports, schedules, sql, tasks
+from pgfleet.errors import RunUnfinished, UnknownType
+from pgfleet.housekeeping import PURGE, SWEEP
 from tests.support.database import Database
-from tests.support.fleet import Connection, column, put, register, value
-from tests.support.processes import Processes
+from tests.support.fleet import Connection, column, executions, put, register, value
+from tests.support.following import ended
+from tests.support.processes import Process, Processes
+from tests.support.workers import worker
 from tests.test_purge_sql import age
 from tests.test_sweep import WHOLE, place
-from tests.test_worker import ended, worker
 
 Wait = Callable[..., Any]
 
 KEEP = {"keep_success": 86_400.0, "keep_failure": 0.0, "keep_crashed": 0.0, "keep_cancelled": 0.0}
+
+#: A worker whose chores go in steps of one row or file, each followed by a rest and, after a spell, by an intermission.
+IN_STEPS = """
+import sys
+from functools import partial
+from pgfleet import housekeeping
+from pgfleet_worker import housekeeping as worker
+housekeeping.STEP = 1
+housekeeping.purge_step = partial(housekeeping.purge_step, quantity=1)
+worker.SPELL, worker.LEAST_REST, worker.INTERMISSION = float(sys.argv[1]), float(sys.argv[2]), 0.0
+from pgfleet.cli.main import main
+main(["worker", "--handlers", "tests.support.handlers", "--types", "echo"])
+"""
 
 
 @pytest.fixture
@@ -33,21 +48,44 @@ def conn(database: Database) -> Connection:
 
 
 @pytest.fixture
-def chores(database: Database, export_dir: Path) -> Housekeeping:
-    return Housekeeping(database.settings(export_dir=export_dir, **KEEP), log.get())
-
-
-@pytest.fixture
 def old(conn: Connection, export_dir: Path) -> int:
     """A task that succeeded two days ago, with a file and its row."""
     id = put(conn, "success")
     place(export_dir, WHOLE, hours=48)
-    conn.execute(
-        "insert into exports (filename, owner_id, task_id, format, bytes, sha256) values (%s, 1, %s, 'csv', 6, %s)",
-        [WHOLE, id, "0" * 64],
-    )
+    export(conn, id, WHOLE)
     age(conn, [id], 2)
     return id
+
+
+@pytest.fixture
+def keeping(processes: Processes, database: Database, export_dir: Path) -> Callable[..., Process]:
+    """Starts a worker that keeps successes for a day and all else for ever."""
+
+    def start(*arguments: str, **more: Any) -> Process:
+        here = database.settings(**{"export_dir": export_dir, **KEEP, **more})
+        return worker(processes, "--types", "echo", *arguments, settings=here)
+
+    return start
+
+
+@pytest.fixture
+def in_steps(processes: Processes, database: Database, export_dir: Path) -> Callable[..., Process]:
+    """Starts one that does its chores in steps of one; see IN_STEPS."""
+
+    def start(spell: float, rest: float, **more: Any) -> Process:
+        here = database.settings(export_dir=export_dir, **{**KEEP, **more})
+        process = processes.run(sys.executable, "-c", IN_STEPS, str(spell), str(rest), settings=here)
+        process.wait_for_event("worker.registered", timeout=40)
+        return process
+
+    return start
+
+
+def export(conn: Connection, task: int, filename: str) -> None:
+    conn.execute(
+        "insert into exports (filename, owner_id, task_id, format, bytes, sha256) values (%s, 1, %s, 'csv', 6, %s)",
+        [filename, task, "0" * 64],
+    )
 
 
 def marked(conn: Connection, folder: Path) -> None:
@@ -55,23 +93,37 @@ def marked(conn: Connection, folder: Path) -> None:
 
 
 def ids(conn: Connection) -> list[int]:
-    return column(conn, "select id from tasks order by id")
+    """The tasks that are no chore's runs."""
+    return column(conn, "select id from tasks where not starts_with(type, 'pgfleet.') order by id")
+
+
+def run(conn: Connection, wait_until: Wait, chore: str) -> dict[str, Any]:
+    """One run of the chore by hand; its task, once that has ended."""
+    row: dict[str, Any] = wait_until(ended(conn, schedules.trigger(conn, chore)), timeout=40)
+    return row
 
 
 @contextmanager
-def waiting(conn: Connection, wait_until: Wait) -> Iterator[None]:
-    """Until a worker's housekeeping waits for a lock."""
-    wait_until(
-        lambda: (
-            value(
-                conn,
-                "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-                " and application_name = 'pgfleet housekeeping'",
-            )
-            == 1
+def gated(conn: Connection, database: Database) -> Iterator[None]:
+    """While this lasts, a purge stands still before it deletes a task."""
+    conn.execute(
+        "create function gate() returns trigger language plpgsql as $$ begin"
+        " while not pg_try_advisory_xact_lock(77) loop perform pg_sleep(0.01); end loop; return old; end $$;"
+        " create trigger gate before delete on tasks for each row execute function gate()"
+    )
+    with database.connect() as keeper:
+        keeper.execute("select pg_advisory_lock(77)")
+        yield
+
+
+def at_the_gate(conn: Connection) -> int:
+    return int(
+        value(
+            conn,
+            "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
+            " and application_name = 'pgfleet housekeeping'",
         )
     )
-    yield
 
 
 def test_a_worker_purges_finished_tasks_with_their_files_once_their_term_is_over(
@@ -82,185 +134,266 @@ def test_a_worker_purges_finished_tasks_with_their_files_once_their_term_is_over
     here = database.settings(export_dir=export_dir, keep_success=1.0, keep_failure=0.0)
     process = worker(processes, "--types", "csv_export,boom", settings=here)
     broke = tasks.create(conn, "boom", created_by=1)
-    assert wait_until(ended(conn, broke))["status"] == "failure"
+    assert wait_until(ended(conn, broke), timeout=40)["status"] == "failure"
     id = tasks.create(conn, "csv_export", created_by=1)
-    wait_until(lambda: process.events("task.published"))
-    wait_until(lambda: ids(conn) == [broke])
-    wait_until(lambda: list(export_dir.glob("*.csv")) == [])
+    wait_until(lambda: process.events("task.published"), timeout=40)
+    wait_until(lambda: ids(conn) == [broke], timeout=40)
+    wait_until(lambda: list(export_dir.glob("*.csv")) == [], timeout=40)
     assert exports.of_owner(conn, 1) == []
-    purged = process.wait_for_event("housekeeping.purged")
-    assert (purged["tasks"], purged["files"], id != broke) == ({"success": 1}, 1, True)
+    assert id != broke
+    wait_until(lambda: sum(event["files"] for event in process.events("housekeeping.purged")) == 1, timeout=40)
+    assert {status for event in process.events("housekeeping.purged") for status in event["tasks"]} == {"success"}
 
 
-def test_a_worker_sweeps_what_a_killed_one_has_left(
-    database: Database, processes: Processes, export_dir: Path, wait_until: Wait
+def test_a_chore_is_a_schedule_with_runs_and_their_results(
+    conn: Connection, keeping: Callable[..., Process], old: int, export_dir: Path, wait_until: Wait
 ) -> None:
-    conn = database.connect()
     marked(conn, export_dir)
     half = place(export_dir, ".export_4711_2_abcABC12.tmp")
-    place(export_dir, WHOLE)
-    process = worker(processes, "--types", "echo", settings=database.settings(export_dir=export_dir, keep_success=1.0))
-    wait_until(lambda: len(process.events("housekeeping.swept")) == 2)
+    orphan = place(export_dir, "export_260131_bbbbbbbbbbbb.csv")
+    process = keeping()
+    found = {one.name: one for one in schedules.find(conn, group="housekeeping").schedules}
+    assert list(found) == [PURGE, SWEEP]
+    for one in found.values():
+        assert (one.declared, one.stale, one.enabled, one.overlap, one.catch_up) == (True, False, True, "skip", "once")
+        assert one.next_due is not None
+        assert (one.next_due - one.created_at).total_seconds() == 3600
+    purged, swept = run(conn, wait_until, PURGE), run(conn, wait_until, SWEEP)
+    assert (purged["status"], json.loads(purged["result"])) == ("success", {"tasks": {"success": 1}, "files": 1})
+    assert (swept["status"], json.loads(swept["result"])) == ("success", {"files": 2})
+    assert ids(conn) == []
     assert list(export_dir.glob("*export_*")) == []
+    assert [row["id"] for row in schedules.runs(conn, PURGE).rows] == [purged["id"]]
+    assert schedules.get(conn, SWEEP).successes == 1
     told = {
         event["filename"]: (event["task"], event["attempt"], event["bytes"])
         for event in process.events("housekeeping.swept")
     }
-    assert told == {half.name: (4711, 2, 6), WHOLE: (None, None, 6)}
+    assert told == {half.name: (4711, 2, 6), orphan.name: (None, None, 6)}
 
 
-def test_without_schedules_a_worker_leaves_the_chores_to_others(settings: Settings) -> None:
-    import dataclasses
-
-    for schedules in (False, True):
-        chores = Housekeeping(dataclasses.replace(settings, schedules=schedules), log.get())
-        chores.start()
-        assert (chores._thread is not None) == schedules
-        chores.stop()
-
-
-def test_what_is_not_due_is_let_alone(conn: Connection, chores: Housekeeping, old: int, export_dir: Path) -> None:
-    marked(conn, export_dir)
-    conn.execute("update housekeeping set due_at = now() + interval '1 second'")
-    chores.purge(conn)
-    chores.sweep(conn)
-    assert ids(conn) == [old]
-    conn.execute("update housekeeping set due_at = now()")
-    chores.purge(conn)
-    assert ids(conn) == []
-    assert list(export_dir.glob("*.csv")) == []
-    assert value(conn, "select due_at > now() + interval '50 minutes' from housekeeping where chore = 'purge'") is True
-
-
-def test_one_worker_at_a_time_sees_to_a_chore(
-    conn: Connection, database: Database, chores: Housekeeping, old: int, export_dir: Path
+@pytest.mark.parametrize(
+    ("arguments", "more", "served"),
+    [
+        (("--no-schedules",), {}, []),
+        (("--only-targeted",), {}, []),
+        ((), {"export_dir": Path("/nowhere")}, [PURGE]),
+        ((), {}, [PURGE, SWEEP]),
+    ],
+    ids=["without-schedules", "only-targeted", "without-the-volume", "others"],
+)
+def test_a_worker_has_the_chores_that_it_can_do(
+    conn: Connection, keeping: Callable[..., Process], arguments: tuple[str, ...], more: Any, served: list[str]
 ) -> None:
-    marked(conn, export_dir)
-    place(export_dir, "export_260131_bbbbbbbbbbbb.csv")
-    busy = database.connect(autocommit=False)
-    busy.execute(sql.queries("housekeeping")["take"], {"chore": "purge", "going_on": False})
-    busy.execute(sql.queries("housekeeping")["take"], {"chore": "sweep", "going_on": False})
-    chores.purge(conn)
-    chores.sweep(conn)
-    assert (ids(conn), len(list(export_dir.glob("*.csv")))) == ([old], 2)
-    busy.rollback()
-    chores.purge(conn)
-    chores.sweep(conn)
-    assert (ids(conn), len(list(export_dir.glob("*.csv")))) == ([], 0)
+    keeping(*arguments, **more)
+    assert column(conn, "select name from schedules order by name") == served
+    assert column(conn, "select name from task_types where starts_with(name, 'pgfleet.') order by name") == served
+    assert value(conn, "select types from workers where node = 'test-node'") == ["echo"]
 
 
-def test_a_long_walk_is_held_by_its_worker_between_two_steps(
-    conn: Connection, database: Database, chores: Housekeeping, monkeypatch: pytest.MonkeyPatch
+def test_no_reader_sees_or_makes_a_chore(
+    conn: Connection, database: Database, keeping: Callable[..., Process], reader: Any
 ) -> None:
-    from pgfleet import housekeeping
-
-    made = [put(conn, "success") for _ in range(3)]
-    age(conn, made, 2)
-    step, seen = housekeeping.purge_step, []
-
-    def one(conn: Connection, keep: Any, *, after: int) -> housekeeping.Purged:
-        watcher = database.connect()
-        seen.append(value(watcher, "select cursor from housekeeping where chore = 'purge'"))
-        if seen[1:]:
-            assert value(watcher, "select due_at > now() from housekeeping where chore = 'purge'")
-        return step(conn, keep, after=after, quantity=1)
-
-    monkeypatch.setattr(housekeeping, "purge_step", one)
-    chores.purge(conn)
-    assert seen == [0, *made]
-    assert ids(conn) == []
-    assert value(conn, "select cursor from housekeeping where chore = 'purge'") == 0
+    keeping()
+    assert reader("POST", "/v1/tasks", json={"type": PURGE, "data": {}}).status_code == 403
+    assert "pgfleet." not in reader("POST", "/v1/tasks", json={"type": "nonesuch", "data": {}}).get_data(as_text=True)
+    with pytest.raises(UnknownType) as caught:
+        tasks.create(conn, "nonesuch", created_by=1)
+    assert caught.value.detail == "Known types: csv_export, echo, job."
 
 
-def test_a_worker_killed_in_the_middle_of_a_step_has_done_nothing_and_holds_up_nobody(
-    conn: Connection,
-    database: Database,
-    chores: Housekeeping,
-    processes: Processes,
-    old: int,
-    export_dir: Path,
-    wait_until: Wait,
-) -> None:
-    holder = database.connect(autocommit=False)
-    holder.execute("select id from exports for update")
-    here = database.settings(export_dir=export_dir, keep_success=1.0)
-    process = worker(processes, "--types", "echo", settings=here)
-    with waiting(conn, wait_until):
-        process.kill()
-    holder.rollback()
-    wait_until(
-        lambda: (
-            value(
-                conn,
-                "select count(*) from pg_stat_activity where application_name = 'pgfleet housekeeping'"
-                " and datname = current_database()",
-            )
-            == 0
-        )
+@pytest.mark.parametrize("line", ['@handler("pgfleet.mine")', '@schedule("pgfleet.mine", every=60)'])
+def test_a_name_as_the_fleets_own_is_refused(processes: Processes, tmp_path: Path, line: str) -> None:
+    (tmp_path / "mine.py").write_text(
+        f"from pgfleet_worker import handler, schedule\n{line}\n@handler('mine')\ndef mine(task): ...\n"
+        if "schedule(" in line
+        else f"from pgfleet_worker import handler\n{line}\ndef mine(task): ...\n"
     )
-    assert ids(conn) == [old]
-    assert (export_dir / WHOLE).exists()
-    chores.purge(conn)
-    assert ids(conn) == []
+    process = processes.worker("--handlers", "mine", env={"PYTHONPATH": str(tmp_path)})
+    assert process.wait(40) != 0
+    assert "the fleet's own" in process.text()
+
+
+def test_ten_workers_that_start_at_once_make_one_schedule_of_each_chore(
+    conn: Connection, database: Database, processes: Processes
+) -> None:
+    fleet = [processes.worker("--types", "csv_export", settings=database.settings(**KEEP)) for _ in range(10)]
+    for one in fleet:
+        one.wait_for_event("worker.registered", timeout=90)
+    made = [event for one in fleet for event in one.events("schedule.registered")]
+    assert sorted((event["schedule"], event["what"]) for event in made) == [(PURGE, "created"), (SWEEP, "created")]
+    assert column(conn, "select schedule from triggers order by 1") == [PURGE, SWEEP]
+
+
+def test_an_operators_disable_outlives_a_restart(
+    conn: Connection, keeping: Callable[..., Process], wait_until: Wait
+) -> None:
+    first = keeping(keep_success=5.0)
+    schedules.disable(conn, PURGE)
+    before = schedules.runs(conn, PURGE).total
+    assert first.stop() == 0
+    conn.execute("update triggers set due_at = now()")
+    keeping(keep_success=5.0)
+    wait_until(lambda: schedules.runs(conn, SWEEP).rows, timeout=40)  # both were due, to the same look
+    assert schedules.runs(conn, PURGE).total == before
+    assert not schedules.get(conn, PURGE).enabled
+
+
+def test_one_run_goes_at_a_time_in_the_whole_fleet(
+    conn: Connection, database: Database, keeping: Callable[..., Process], old: int, wait_until: Wait
+) -> None:
+    for _ in range(2):
+        keeping()
+    with gated(conn, database):
+        first = schedules.trigger(conn, PURGE)
+        wait_until(lambda: at_the_gate(conn) == 1, timeout=40)
+        with pytest.raises(RunUnfinished):
+            schedules.trigger(conn, PURGE)
+        second = tasks.create(conn, PURGE, created_by=0)  # past the schedule
+        for _ in range(20):  # there is room for it, on both
+            assert wait_until(ended(conn, tasks.create(conn, "echo", created_by=1)), timeout=40)["status"] == "success"
+        assert (tasks.get(conn, second)["status"], at_the_gate(conn)) == ("fresh", 1)
+    earlier, later = (wait_until(ended(conn, id), timeout=40) for id in (first, second))
+    assert (earlier["status"], later["status"]) == ("success", "success")
+    assert later["started_at"] >= earlier["updated_on"]
+
+
+def test_a_long_purge_gives_its_slot_back_and_goes_on_where_it_was(
+    conn: Connection, in_steps: Callable[..., Process], wait_until: Wait
+) -> None:
+    kept = [put(conn, "failure") for _ in range(3)]  # one step from the beginning would get past none of them
+    made = [put(conn, "success") for _ in range(2)]
+    age(conn, [*kept, *made], 2)
+    in_steps(0.0, 0.0)
+    row = run(conn, wait_until, PURGE)
+    assert (row["status"], row["failure_count"], row["crash_count"]) == ("success", 0, 0)
+    assert json.loads(row["result"]) == {"tasks": {"success": 2}, "files": 0}
+    assert [one["status"] for one in executions(conn, row["id"])] == ["released"] * 5 + ["success"]
+    assert ids(conn) == kept
+
+
+def test_a_long_sweep_gives_its_slot_back_and_goes_on_where_it_was(
+    conn: Connection, in_steps: Callable[..., Process], old: int, export_dir: Path, wait_until: Wait
+) -> None:
+    marked(conn, export_dir)
+    for letter in "bcd":
+        place(export_dir, f"export_260131_{letter * 12}.csv")
+    export(conn, put(conn, "success"), "export_260131_cccccccccccc.csv")
+    in_steps(0.0, 0.0)
+    row = run(conn, wait_until, SWEEP)
+    assert (row["status"], json.loads(row["result"])) == ("success", {"files": 2})
+    assert [one["status"] for one in executions(conn, row["id"])] == ["released"] * 4 + ["success"]
+    assert sorted(path.name[14] for path in export_dir.glob("*.csv")) == ["a", "c"]
+
+
+def test_a_worker_that_stops_takes_its_purge_out_of_a_rest_and_keeps_how_far_it_was(
+    conn: Connection, in_steps: Callable[..., Process], wait_until: Wait
+) -> None:
+    made = [put(conn, "success") for _ in range(2)]
+    age(conn, made, 2)
+    process = in_steps(600.0, 600.0, grace=600.0)
+    id = schedules.trigger(conn, PURGE)
+    process.wait_for_event("housekeeping.purged", timeout=40)
+    assert process.stop(timeout=60) == 0
+    row = tasks.get(conn, id)
+    assert (row["status"], row["failure_count"]) == ("fresh", 0)
+    assert json.loads(row["checkpoint"]) == {"after": made[0], "tasks": {"success": 1}, "files": 0}
+
+
+def test_a_killed_workers_purge_is_taken_over_by_another(
+    conn: Connection, database: Database, keeping: Callable[..., Process], old: int, export_dir: Path, wait_until: Wait
+) -> None:
+    fleet = [keeping("--nickname", f"n{n}") for n in range(2)]
+    with gated(conn, database):
+        id = schedules.trigger(conn, PURGE)
+        wait_until(lambda: at_the_gate(conn) == 1, timeout=40)
+        fleet[int(tasks.get(conn, id)["worker"][1])].kill()
+        # Its session would wait on; that of a server that is gone is noticed likewise, in 25 s.
+        conn.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'pgfleet housekeeping'"
+            " and datname = current_database()"
+        )
+        wait_until(lambda: tasks.get(conn, id)["attempt"] == 2 and at_the_gate(conn) == 1, timeout=60)
+        assert ids(conn) == [old]
+        assert (export_dir / WHOLE).exists()
+    row = wait_until(ended(conn, id), timeout=40)
+    assert (row["status"], json.loads(row["result"])) == ("success", {"tasks": {"success": 1}, "files": 1})
     assert not (export_dir / WHOLE).exists()
 
 
 def test_the_file_of_a_task_whose_purger_was_killed_after_its_commit_is_swept(
-    conn: Connection, database: Database, chores: Housekeeping, processes: Processes, old: int, export_dir: Path
+    conn: Connection,
+    database: Database,
+    processes: Processes,
+    keeping: Callable[..., Process],
+    old: int,
+    export_dir: Path,
+    wait_until: Wait,
 ) -> None:
     marked(conn, export_dir)
     program = (
         "import os, signal\n"
-        "from pgfleet import housekeeping, log, settings, db\n"
-        "from pgfleet_worker.housekeeping import Housekeeping\n"
+        "from pgfleet import housekeeping\n"
         "housekeeping.remove = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "here = settings.from_env()\n"
-        "with db.connect(here, 'pgfleet housekeeping', engine=True) as conn:\n"
-        "    Housekeeping(here, log.get()).purge(conn)\n"
+        "from pgfleet.cli.main import main\n"
+        "main(['worker', '--types', 'csv_export'])\n"
     )
-    process = processes.run(sys.executable, "-c", program, settings=database.settings(export_dir=export_dir, **KEEP))
-    assert process.wait(30) == -9, process.text()
+    here = database.settings(export_dir=export_dir, **KEEP)
+    process = processes.run(sys.executable, "-c", program, settings=here)
+    process.wait_for_event("worker.registered", timeout=40)
+    id = schedules.trigger(conn, PURGE)
+    assert process.wait(40) == -9, process.text()
     assert ids(conn) == []
     assert exports.of_owner(conn, 1) == []
     assert (export_dir / WHOLE).exists()
-    chores.sweep(conn)
+    keeping()
+    assert wait_until(ended(conn, id), timeout=60)["attempt"] == 2
+    assert json.loads(run(conn, wait_until, SWEEP)["result"]) == {"files": 1}
     assert not (export_dir / WHOLE).exists()
 
 
 def test_files_that_can_not_be_removed_now_are_told_of_and_swept_later(
-    conn: Connection, chores: Housekeeping, old: int, export_dir: Path, capsys: pytest.CaptureFixture[str]
+    conn: Connection, keeping: Callable[..., Process], old: int, export_dir: Path, wait_until: Wait
 ) -> None:
     marked(conn, export_dir)
+    process = keeping()
     away = export_dir.rename(export_dir.with_name("away"))
-    chores.purge(conn)
-    chores.sweep(conn)
-    assert ids(conn) == []
-    assert "housekeeping.unremoved" in "".join(capsys.readouterr())
-    assert value(conn, "select due_at <= now() from housekeeping where chore = 'sweep'"), "left to who has the volume"
+    assert json.loads(run(conn, wait_until, PURGE)["result"]) == {"tasks": {"success": 1}, "files": 0}
+    assert process.wait_for_event("housekeeping.unremoved")["filename"] == WHOLE
+    id = schedules.trigger(conn, SWEEP)
+    process.wait_for_event("housekeeping.failed", timeout=40)
+    wait_until(lambda: tasks.get(conn, id)["status"] == "waiting", timeout=40)  # it will be tried again
+    tasks.cancel(conn, id)
     away.rename(export_dir)
-    chores.sweep(conn)
+    assert json.loads(run(conn, wait_until, SWEEP)["result"]) == {"files": 1}
     assert not (export_dir / WHOLE).exists()
 
 
 def test_a_volume_shared_with_another_fleet_is_refused_with_a_word(
-    conn: Connection, chores: Housekeeping, export_dir: Path, capsys: pytest.CaptureFixture[str]
+    conn: Connection, keeping: Callable[..., Process], export_dir: Path, wait_until: Wait
 ) -> None:
     marked(conn, export_dir)
     place(export_dir, ".pgfleet_00000000-0000-4000-8000-000000000000")
     place(export_dir, WHOLE)
-    chores.sweep(conn)
+    process = keeping()
+    row = run(conn, wait_until, SWEEP)
+    assert row["status"] == "failure"
+    assert "Another fleet" in row["error"]
+    assert process.wait_for_event("housekeeping.refused")["hint"]
     assert (export_dir / WHOLE).exists()
-    assert "housekeeping.refused" in "".join(capsys.readouterr())
 
 
 def test_a_chore_that_fails_costs_the_worker_nothing(
-    database: Database, processes: Processes, wait_until: Wait, export_dir: Path
+    conn: Connection, keeping: Callable[..., Process], old: int, wait_until: Wait
 ) -> None:
-    conn = database.connect()
-    conn.execute("alter table housekeeping rename to housekept")
-    process = worker(processes, "--types", "echo", settings=database.settings(export_dir=export_dir, keep_success=1.0))
-    process.wait_for_event("housekeeping.failed")
-    assert wait_until(ended(conn, tasks.create(conn, "echo", created_by=1)))["status"] == "success"
-    conn.execute("alter table housekept rename to housekeeping")
-    wait_until(lambda: ids(conn) == [])
+    process = keeping()
+    conn.execute("alter function purge_tasks rename to purge_nothing")
+    id = schedules.trigger(conn, PURGE)
+    process.wait_for_event("housekeeping.failed", timeout=40)
+    wait_until(lambda: tasks.get(conn, id)["status"] == "waiting", timeout=40)
+    assert wait_until(ended(conn, tasks.create(conn, "echo", created_by=1)), timeout=40)["status"] == "success"
+    conn.execute("alter function purge_nothing rename to purge_tasks")
+    tasks.cancel(conn, id)
+    assert run(conn, wait_until, PURGE)["status"] == "success"
+    assert old not in ids(conn)
     assert process.stop() == 0

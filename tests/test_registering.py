@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pgfleet import schedules, tasks
+from pgfleet.housekeeping import PURGE, SWEEP
 from pgfleet.schedules import Trigger
 from tests.support.database import Database
 from tests.support.fleet import column, value
@@ -33,7 +34,7 @@ def test_the_three_examples_of_the_manual_do_what_they_say(
     conn = database.connect()
     scheduled.module(EXAMPLES)
     fleet = [scheduled.worker(settings=database.settings(node=node)) for node in ("here", "there")]
-    assert [one.name for one in schedules.find(conn).schedules] == ["data-sync", "nightly"]
+    assert [one.name for one in schedules.find(conn, group="default").schedules] == ["data-sync", "nightly"]
     sync, nightly = schedules.get(conn, "data-sync"), schedules.get(conn, "nightly")
     assert (sync.type, sync.max_retries, sync.retry_delay) == ("data-sync", 3, timedelta(minutes=1))
     assert sync.next_due is not None
@@ -103,7 +104,7 @@ def test_a_schedule_that_left_the_code_is_shown_as_stale_and_stays(database: Dat
     assert stale() == ["old"]
     assert second.stop() == 0
     assert stale() == []  # nobody lives to say so
-    assert schedules.find(conn).total == 3
+    assert schedules.find(conn, group="default").total == 3
 
 
 def test_a_worker_of_other_types_declares_all_that_its_code_has(
@@ -137,8 +138,8 @@ def test_a_lost_worker_declares_anew_and_brings_nothing_back_that_was_removed(
     conn.execute("update workers set lease_expires_at = '-infinity', lost_at = now() where id = %s", (first,))
     wait_until(lambda: id_of(process) != first)
     declares = "select declares from workers where lost_at is null and id = %s"
-    wait_until(lambda: value(conn, declares, id_of(process)) == ["kept", "removed"])
-    assert [one.name for one in schedules.find(conn).schedules] == ["kept"]
+    wait_until(lambda: value(conn, declares, id_of(process)) == ["kept", PURGE, SWEEP, "removed"])
+    assert [one.name for one in schedules.find(conn, group="default").schedules] == ["kept"]
     assert not schedules.get(conn, "kept").stale
 
 
@@ -161,12 +162,14 @@ def test_ten_workers_that_start_at_once_register_fifty_schedules_without_duplica
     fleet = [scheduled.start("--concurrency", "2", settings=database.settings(lease=60.0)) for _ in range(10)]
     for process in fleet:
         process.wait_for_event("worker.registered", timeout=120)
-    assert schedules.find(conn, limit=100).total == 50
-    assert value(conn, "select count(*) from triggers") == 150
-    assert value(conn, "select count(*) from workers where lost_at is null and cardinality(declares) = 50") == 10
+    assert schedules.find(conn, group="default", limit=100).total == 50
+    assert value(conn, "select count(*) from triggers where not starts_with(schedule, 'pgfleet.')") == 150
+    assert value(conn, "select count(*) from workers where lost_at is null and cardinality(declares) = 52") == 10
     created = [event for process in fleet for event in process.events("schedule.registered")]
     assert sorted(event["schedule"] for event in created if event["what"] == "created") == [
-        f"s{n:02}" for n in range(50)
+        PURGE,
+        SWEEP,
+        *(f"s{n:02}" for n in range(50)),
     ]
     assert [event for event in created if event["what"] != "created"] == []
     wait_until(lambda: value(conn, "select count(distinct schedule) from tasks") == 50, timeout=60)

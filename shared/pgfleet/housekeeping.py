@@ -1,6 +1,6 @@
 """Retention: finished tasks go when they are old enough, with their history and files; so does what nobody will ever want.
 
-Each function is one step that whoever likes may run: the workers' chore, ``pgfleet tasks purge``, a schedule.
+Each function is one step that whoever likes may run: the fleet's own schedules, ``pgfleet tasks purge``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,11 @@ from pathlib import Path
 from pgfleet import db, leftovers, sql, volume
 from pgfleet.leftovers import Leftover
 from pgfleet.settings import Settings
+
+#: The schedules that the fleet has of its own, and the types of their runs.
+PURGE = "pgfleet.purge"
+SWEEP = "pgfleet.sweep"
+NAMES = (PURGE, SWEEP)
 
 #: The statuses in which a task may be purged.
 FINISHED = ("success", "failure", "crashed", "cancelled")
@@ -44,10 +49,11 @@ class Removed:
 
 @dataclass(frozen=True)
 class Swept:
-    """What a step of a sweep removed, and what it could not: (name, why)."""
+    """What a step of a sweep removed, and what it could not: (name, why); ``reached`` is the last name it looked at."""
 
     files: list[Leftover]
     failed: list[tuple[str, str]]
+    reached: str
 
 
 def terms(settings: Settings) -> dict[str, timedelta]:
@@ -76,6 +82,12 @@ def purgeable(conn: db.Connection, keep: Mapping[str, timedelta]) -> tuple[dict[
     return {status: tasks for status, tasks, _ in rows}, sum(files for _, _, files in rows)
 
 
+def newest(conn: db.Connection) -> int:
+    """The highest id of a task: how far a walk has to go at most."""
+    row = db.call(conn, sql.queries("housekeeping")["newest"]).fetchone()
+    return int(row[0]) if row else 0
+
+
 def remove(folder: Path, names: Sequence[str]) -> Removed:
     """Remove the files of purged tasks from the volume ``folder``."""
     done = Removed([], [])
@@ -94,8 +106,10 @@ def remove(folder: Path, names: Sequence[str]) -> Removed:
     return done
 
 
-def sweep(conn: db.Connection, folder: Path, *, slack: timedelta = SLACK) -> Iterator[Swept]:
+def sweep(conn: db.Connection, folder: Path, *, slack: timedelta = SLACK, after: str = "") -> Iterator[Swept]:
     """Remove from the volume ``folder`` what nobody will ever want; answers, after each step, what has been removed.
+
+    It goes by name, and begins behind ``after``.
 
     Never touched: what a worker may be writing or publishing, whatever has another name than exports have, and
     anything younger than ``slack``. Nothing at all until the fleet's mark has stood on the volume for that long: another
@@ -109,7 +123,8 @@ def sweep(conn: db.Connection, folder: Path, *, slack: timedelta = SLACK) -> Ite
         before = datetime.now(UTC) - slack
         if leftovers.mark(volume_, fleet[0]) > before:
             return
-        found = iter(leftovers.find(volume_, before))
+        files = (file for file in leftovers.find(volume_, before) if file.name > after)
+        found = iter(sorted(files, key=lambda file: file.name))
         while some := list(itertools.islice(found, STEP)):
             # After the look at the volume: what has come to be wanted since then is seen.
             asked = db.call(
@@ -122,7 +137,7 @@ def sweep(conn: db.Connection, folder: Path, *, slack: timedelta = SLACK) -> Ite
                 slack=slack,
             )
             orphans = {row[0] for row in asked}
-            done = Swept([], [])
+            done = Swept([], [], some[-1].name)
             for file in some:
                 try:
                     if file.name in orphans and leftovers.remove(volume_, file.name):

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from psycopg.rows import dict_row
 
 from pgfleet import cron as crons
-from pgfleet import db, sql
+from pgfleet import db, housekeeping, sql
 from pgfleet.errors import InvalidSchedule, ScheduleNotFound
 from pgfleet.tasks import Page
 
@@ -201,8 +201,8 @@ def find(
 
 
 def any_at_all(conn: db.Connection) -> bool:
-    """Is there any schedule?"""
-    return bool(_one(conn, "any"))
+    """Is there any schedule, besides the fleet's own?"""
+    return bool(_one(conn, "any", own=list(housekeeping.NAMES)))
 
 
 def remove(conn: db.Connection, name: str) -> None:

@@ -158,7 +158,7 @@ class Settings:
     )
     grace: float = _field(20.0, _seconds(0, 86_400), "Seconds a stopping worker gives its running tasks.")
     schedules: bool = _field(
-        True, _flag, "False: this worker fires no schedules, and leaves the fleet's own chores to others."
+        True, _flag, "False: this worker fires no schedules, and leaves the fleet's own, purge and sweep, to others."
     )
 
     keep_success: float = _field(

@@ -7,7 +7,7 @@
 --   neither from the front: finds everything, and may be slow; the worker bounds how often (see worker/README.md).
 -- A task that names a node is for that node's workers, found by its id and from the front; lanes pass over it.
 --
--- Types with a max_running: see room_under_limits. Types without one pay a look at an index that is nearly always empty.
+-- Types with a max_running: see room_under_limits. Types without one pay a look at an index that is nearly empty.
 --
 -- First where to cut, then lock: locking each lane's first `quantity` rows and dropping most would hide them from
 -- other workers meanwhile. With one lane there is nothing to cut.
@@ -42,7 +42,7 @@ begin
     perform pg_advisory_xact_lock_shared(7438, hashtext(claim_tasks.worker)),
             pg_advisory_xact_lock_shared(7439, 'tasks'::regclass::oid::integer);
     select w.node, w.orders, w.only_targeted,
-           exists (select from task_types y where y.max_running is not null and y.name = any (types || lane_types))
+           exists (select from task_types y where y.max_running is not null and y.name = any (claim_tasks.types || lane_types))
     into own_node, orders, only_targeted, any_limits
     from workers w where w.id = claim_tasks.worker and w.lost_at is null and w.lease_expires_at > now();
     if not found then
@@ -57,6 +57,11 @@ begin
         select * into full_types, limited_types, rooms
         from room_under_limits(types, own_node, ids, lane_types, lane_priorities, lane_after);
         types := array(select y from unnest(types) y where y <> all (full_types));
+        if limited_types = '{}' and not coalesce(lane_types && full_types, false) then
+            limited_types := null;  -- nothing of them waits, as nearly always: the ordinary ways lead to all the rest
+        end if;
+    end if;
+    if limited_types is not null then
         caps := array(select rooms[array_position(limited_types, y)] from unnest(types) y);
     end if;
 
@@ -178,7 +183,7 @@ begin
         with claimed as (
             update tasks t
             set status = 'started', worker = claim_tasks.worker, attempt = t.attempt + 1, started_at = now(), updated_on = now(),
-                limited = t.type = any (limited_types)
+                limited = nullif(t.type = any (limited_types), false)
             where t.id = any (chosen)
             returning t.id, t.type, t.data, t.created_by, t.attempt, t.priority, t.failure_count,
                       extract(epoch from t.timeout)::double precision, t.checkpoint)

@@ -1,14 +1,10 @@
--- name: take
--- Locked until the transaction ends: one worker at a time, and a dying one lets go.
-select cursor from housekeeping
-where chore = %(chore)s and (due_at <= now() or %(going_on)s) for update skip locked
--- name: put
-update housekeeping set cursor = %(cursor)s, due_at = now() + %(pause)s::interval where chore = %(chore)s
 -- name: purge
 select reached, purged, files from purge_tasks(%(statuses)s, %(older_than)s, %(after)s, %(quantity)s)
 -- name: purgeable
 select p.status, count(*), coalesce(sum((select count(*) from exports e where e.task_id = p.id)), 0)::bigint
 from purgeable_tasks(%(statuses)s, %(older_than)s, 0, 9223372036854775807) p group by p.status order by p.status
+-- name: newest
+select coalesce(max(id), 0) from tasks
 -- name: fleet
 select id::text from fleet_identity
 -- name: orphaned

@@ -87,7 +87,7 @@ from workers w cross join lateral jsonb_array_elements(w.memory_schedules) with 
 where w.lost_at is null and w.lease_expires_at > now() and jsonb_typeof(w.memory_schedules) = 'array'
 order by w.id, m.n
 -- name: any
-select exists (select from schedules)
+select exists (select from schedules s where s.name <> all (%(own)s::text[]))
 -- name: has_ends
 select exists (select from run_ends)
 -- name: next_due_in

@@ -13,6 +13,7 @@ from typing import Protocol
 from psycopg.sql import SQL, Identifier
 
 from pgfleet import db, sql
+from pgfleet.housekeeping import NAMES
 from pgfleet.settings import Settings
 
 #: More ids than this in one burst: the loop walks the queue instead of looking each up.
@@ -114,7 +115,7 @@ class Bell:
         return called
 
     def rescheduled(self) -> bool:
-        """Have schedules changed, as heard since the last call?"""
+        """Have schedules changed, as heard since the last call? Those of the fleet's own are looked for now and then."""
         rescheduled, self._rescheduled = self._rescheduled, False
         return rescheduled
 
@@ -142,7 +143,7 @@ class Bell:
             if note.channel == "worker_orders":
                 self._called.add(note.payload)
             elif note.channel == "schedules_changed":
-                self._rescheduled = True
+                self._rescheduled = self._rescheduled or note.payload not in NAMES
             elif note.payload.isdecimal() and len(note.payload) < 19:
                 ids.append(int(note.payload))
         self._overflow = self._overflow or len(ids) > MOST_IDS

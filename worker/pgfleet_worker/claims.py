@@ -29,11 +29,14 @@ FRONT_PAUSE = 0.05
 
 
 class Claims:
-    """Claims over one connection. ``types`` is what the worker serves."""
+    """Claims over one connection. ``types`` is what the worker serves; and ``apart``, rare ones, which get no lanes: they are
+    found by their ids and from the front, and behind watermarks cost nothing."""
 
-    def __init__(self, settings: Settings, types: Sequence[str]) -> None:
+    def __init__(self, settings: Settings, types: Sequence[str], apart: Sequence[str] = ()) -> None:
         self._settings = settings
-        self._types = list(types)
+        self._lane_types = list(types)
+        self._types = [*types, *apart]
+        self._apart = frozenset(apart)
         self._queries = sql.queries("workers")
         self._lanes: dict[Lane, int] = {}
         self._notified: dict[Lane, int] = {}
@@ -69,7 +72,7 @@ class Claims:
         began = time.monotonic()
         claimed = self._claim("claim_ids", (worker, self._types, quantity, list(ids)))
         self.took(time.monotonic() - began)
-        _raise(self._notified, claimed)
+        self._raise(self._notified, claimed)
         return claimed
 
     def next(self, worker: str, quantity: int, types: tuple[str, ...] | None = None) -> list[Claimed]:
@@ -83,7 +86,7 @@ class Claims:
             return []
         arguments = ([t for t, _ in lanes], [p for _, p in lanes], [self._lanes[lane] for lane in lanes])
         began = time.monotonic()
-        claimed = self._claim("claim_lanes", (worker, self._types, quantity, *arguments))
+        claimed = self._claim("claim_lanes", (worker, self._lane_types, quantity, *arguments))
         self.took(time.monotonic() - began)
         self._advance(claimed, exhausted=len(claimed) < quantity, types=types)
         return claimed
@@ -121,7 +124,7 @@ class Claims:
         return [Claimed._make(row) for row in rows]
 
     def _advance(self, claimed: list[Claimed], *, exhausted: bool, types: Sequence[str] | None) -> None:
-        _raise(self._lanes, claimed)
+        self._raise(self._lanes, claimed)
         if exhausted and types is None:
             for lane, id in self._notified.items():
                 self._lanes[lane] = max(id, self._lanes.get(lane, id))
@@ -129,10 +132,10 @@ class Claims:
         while len(self._lanes) > MOST_LANES:
             del self._lanes[next(iter(self._lanes))]
 
-
-def _raise(lanes: dict[Lane, int], claimed: list[Claimed]) -> None:
-    # In the order claimed a lane's ids ascend. A lane goes to the end of the dict, so that the first is the least
-    # recently used; and never back: what a look from the front found behind its watermark was the last there.
-    last = {(task.type, task.priority): task.id for task in claimed}
-    for lane, id in last.items():
-        lanes[lane] = max(id, lanes.pop(lane, id))
+    def _raise(self, lanes: dict[Lane, int], claimed: list[Claimed]) -> None:
+        # In the order claimed a lane's ids ascend. A lane goes to the end of the dict, so that the first is the least
+        # recently used; and never back: what a look from the front found behind its watermark was the last there.
+        last = {(task.type, task.priority): task.id for task in claimed}
+        for lane, id in last.items():
+            if lane[0] not in self._apart:
+                lanes[lane] = max(id, lanes.pop(lane, id))

@@ -1,11 +1,15 @@
-"""Firing: the worker's part in starting what is due. A thread and a connection of its own, where the fleet has schedules.
+"""Firing: the worker's part in starting what is due. A thread, and where the fleet has schedules a connection of its own.
 
 It sleeps until the next due time, as the database's clock has it, or until told that the schedules have changed. Every
 worker of the fleet does the same; what one fires the others pass over (``pgfleet.firing``, ``sql/README.md``).
+
+While there are none but the fleet's own (:mod:`housekeeping`), for which a minute is soon enough, firing is *cold*: it
+connects about once a minute, looks, and leaves again.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 import traceback
@@ -15,6 +19,7 @@ import psycopg
 
 from pgfleet import db, firing, schedules
 from pgfleet.errors import LostWorker, PgfleetError
+from pgfleet.housekeeping import NAMES
 from pgfleet.log import Logger
 from pgfleet.settings import Settings
 from pgfleet_worker.backoff import Backoff
@@ -30,6 +35,8 @@ PATIENCE = 8
 #: Seconds between two looks that neither a due time nor a notification asked for; and where none gets through.
 MOST_PAUSE = 10.0
 DEAF_PAUSE = 2.0
+#: Seconds between two looks of one that is cold, at most and at least: as often as the shortest of the fleet's own comes.
+MOST_COLD, LEAST_COLD = 60.0, 1.0
 #: Seconds that a worker comes after a due time for each that is before it in the fleet, and at most. So one fires and the
 #: others find it done, rather than all looking at once; and where the first is away or busy, the next is at hand.
 LATER, LATEST = 0.005, 0.02
@@ -53,6 +60,11 @@ class Firing:
         self._log = log
         self._stored = [one.stored for one in declarations if not one.in_memory]
         self._names = [one.schedule.name for one in declarations]
+        own = [one for one in self._stored if one.name in NAMES]
+        self._has_others = len(own) < len(declarations)
+        intervals = [trigger.every.total_seconds() for one in own for trigger in one.triggers if trigger.every]
+        self._cold_pause = max(LEAST_COLD, min(MOST_COLD, *intervals, MOST_COLD))
+        self._cold = False
         self._place = place
         self._registered = False
         self._troubles = Backoff()
@@ -88,15 +100,12 @@ class Firing:
             schedules.declare(conn, worker, names=self._names)
 
     def connected(self, conn: db.Connection, *, deaf: bool) -> None:
-        """After each connect: begin, where the fleet has schedules; or notice them. ``deaf``: no notification gets through."""
+        """After each connect: begin; or notice what has changed meanwhile. ``deaf``: no notification gets through."""
         self._deaf = deaf
-        if deaf or self._names or schedules.any_at_all(conn):
-            self.start()
-        self.ring()
-
-    def start(self) -> None:
-        """Begin, where it hasn't yet; what is due is fired at once."""
-        if self._settings.schedules and self._thread is None:
+        if self._thread is not None:
+            self.ring()
+        elif self._settings.schedules:
+            self._cold = self._may_be_cold(conn)
             self.memory.start()
             self._thread = Part(target=self._run, name="firing")
             self._thread.start()
@@ -120,6 +129,8 @@ class Firing:
         self.ring()
 
     def _run(self) -> None:
+        if self._cold:
+            self._rest()  # so that what lives for moments pays nothing
         while not self._stopping:
             try:
                 with db.connect(
@@ -130,7 +141,11 @@ class Firing:
                     idle_in_transaction_session_timeout=f"{HOLD * 1000:.0f}ms",
                 ) as conn:
                     self._work(conn)
+                self._rest()
             except (psycopg.Error, PgfleetError) as error:
+                if self._cold and db.is_away(error):
+                    self._rest()
+                    continue
                 pause = self._troubles.next()
                 self._batch = self._batch if db.is_away(error) else max(1, self._batch // 10)
                 event = "firing.waiting" if db.is_away(error) else "firing.refused"
@@ -141,13 +156,25 @@ class Firing:
                 self._sleep(MOST_PAUSE, deaf=True)
 
     def _work(self, conn: db.Connection) -> None:
+        """Fire until there is nothing to keep the connection for."""
         rung = True
         while not self._stopping:
             if self.memory:
                 self._see_to_memory(conn)
             pause = self._most_pause() if self._held else self._look(conn, rung)
             self._troubles.reset()
+            if rung:
+                self._cold = self._may_be_cold(conn)
+            if self._cold and pause > 0:
+                return
             rung = self._sleep(pause)
+
+    def _may_be_cold(self, conn: db.Connection) -> bool:
+        return not (self._deaf or self._has_others or schedules.any_at_all(conn))
+
+    def _rest(self) -> None:
+        # Spread, so that a fleet started at once doesn't come at once.
+        self._sleep(self._cold_pause * random.uniform(0.8, 1.0))  # noqa: S311
 
     def _look(self, conn: db.Connection, rung: bool) -> float:
         """Fire what is due, and what has come with a run's end; answers the seconds until there may be more."""

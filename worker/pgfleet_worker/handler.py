@@ -30,6 +30,8 @@ MARK = "__pgfleet_handler__"
 SCHEDULES = "__pgfleet_schedules__"
 GROUP = "pgfleet.handlers"
 OWN = "pgfleet_worker.handlers.csv_export"
+#: What the names of the fleet's own types and schedules begin with.
+RESERVED = "pgfleet."
 
 F = TypeVar("F", bound="Callable[[Task], Any]")
 
@@ -168,6 +170,11 @@ def load(modules: Iterable[str], types: Iterable[str] = ()) -> dict[str, Handler
             raise SettingsError(
                 f"Module {name} holds no handler.", hint='Mark a function with @pgfleet_worker.handler("its-type").'
             )
+        if ours := [type for type in handlers if type.startswith(RESERVED)]:
+            raise SettingsError(
+                f"Module {name} holds a handler of {ours[0]}, and such names are the fleet's own.",
+                hint=f'Give the type a name that doesn\'t begin with "{RESERVED}".',
+            )
         found.update(handlers)
     wanted = list(types) or sorted(found)
     missing = [name for name in wanted if name not in found]
@@ -187,6 +194,11 @@ def load_schedules(modules: Iterable[str]) -> list[Declaration]:
     found: dict[str, Declaration] = {}
     for name in [OWN, *installed(), *modules]:
         for one in declared(_import(name)):
+            if one.schedule.name.startswith(RESERVED):
+                raise InvalidSchedule(
+                    f'Schedule "{one.schedule.name}" has a name as only the fleet\'s own have.',
+                    hint=f'Give it one that doesn\'t begin with "{RESERVED}".',
+                )
             if found.setdefault(one.schedule.name, one) is not one:
                 raise InvalidSchedule(
                     f'Schedule "{one.schedule.name}" is declared twice.', hint="Give each schedule a name of its own."

@@ -1,127 +1,143 @@
-"""The fleet's own chores, one worker at a time: old tasks go, and files that nobody wants.
+"""The fleet's own chores: old tasks go, and files that nobody wants. Two schedules, whose runs are tasks like any other.
 
-A thread and a connection of their own, the latter only while there is something to do. Which chore is due stands in the
-table `housekeeping`, whose row is locked for a step: no leader, and whoever dies lets go.
+Every worker declares them as it does those of its code, and serves their types besides its own. So an operator sees them,
+disables them, starts them by hand; overlap and ``max_running`` let one run at a time go in the whole fleet. A run is a
+guest in its worker: it ends when that stops, and after a spell it saves how far it is and gives its slot back.
 """
 
 from __future__ import annotations
 
-import random
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
-from pgfleet import db, housekeeping, sql
+from pgfleet import db, housekeeping
+from pgfleet.housekeeping import PURGE, SWEEP
 from pgfleet.leftovers import ForeignVolume
 from pgfleet.log import Logger
 from pgfleet.settings import Settings
-from pgfleet.volume import VolumeError
-from pgfleet_worker.part import Part
+from pgfleet_worker.fleet import Declaration, Fleet
+from pgfleet_worker.handler import GiveUp, Handler, Release, handler
+from pgfleet_worker.task import Task
 
-#: Seconds between two looks for a chore that is due, at most and at least.
-MOST_PAUSE = 60.0
-LEAST_PAUSE = 1.0
-#: Seconds from the end of a chore until it is due again, at most; retention as often as a tenth of its shortest term.
+#: Seconds from one sweep to the next, and from one purge at most; purges come as often as a tenth of the shortest term.
 HOUR = 3600.0
-#: Seconds after which a chore whose worker has stopped between two steps is another's.
-HOLD = 60.0
+LEAST_PAUSE = 1.0
+#: Seconds after which a run gives its slot back, and for how long: others may have waited for it.
+SPELL = 60.0
+INTERMISSION = 30.0
 #: A step of the purge is followed by a rest this many times as long, so that it takes a fifth of one connection's time.
 REST = 4.0
 #: Seconds, for the same.
 LEAST_REST = 0.02
+#: Seconds between two looks of one that rests at whether it is still wanted.
+GLANCE = 0.1
 #: Seconds that one step may take.
 PATIENCE = 60.0
 
 
 class Housekeeping:
-    """Sees to the chores from :meth:`start` to :meth:`stop`; without ``settings.schedules`` it does nothing."""
+    """One worker's part: ``schedules`` to declare, and ``handlers`` for the runs, by type. None of either without
+    ``settings.schedules`` or with ``only_targeted``; and the sweep only where the volume is there when the worker starts."""
 
     def __init__(self, settings: Settings, log: Logger) -> None:
         self._settings = settings
         self._log = log
-        self._queries = sql.queries("housekeeping")
         self._terms = housekeeping.terms(settings)
-        shortest = min((keep.total_seconds() for keep in self._terms.values()), default=10 * HOUR)
-        self._again = min(HOUR, max(LEAST_PAUSE, shortest / 10))
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self.schedules: list[Declaration] = []
+        if settings.schedules and not settings.only_targeted:
+            shortest = min((keep.total_seconds() for keep in self._terms.values()), default=10 * HOUR)
+            every = min(HOUR, max(LEAST_PAUSE, shortest / 10))
+            self._declare(PURGE, every, self.purge, "Delete the finished tasks whose term is over, with their files.")
+            if settings.export_dir.is_dir():
+                self._declare(SWEEP, HOUR, self.sweep, "Remove from the export volume what nobody will ever want.")
+        #: For the runs, by type.
+        self.handlers: dict[str, Handler] = {one.handler.type: one.handler for one in self.schedules}
 
-    def start(self) -> None:
-        """Begin; the first look is a pause away, so that what lives for moments pays nothing. May be called again."""
-        if self._settings.schedules and self._thread is None:
-            self._thread = Part(target=self._keep, name="housekeeping")
-            self._thread.start()
-
-    def stop(self) -> None:
-        """End after the step under way; does not wait. A step that is cut off has done nothing."""
-        self._stop.set()
-
-    def _keep(self) -> None:
-        # Spread, so that a fleet started at once doesn't come at once.
-        while not self._stop.wait(min(MOST_PAUSE, self._again) * random.uniform(0.8, 1.0)):  # noqa: S311
+    def _declare(self, name: str, every: float, chore: Callable[[Task, db.Connection], Any], description: str) -> None:
+        @handler(name, description=description, max_running=1, max_retries=3, retry_delay=60)
+        def run(task: Task) -> Any:
             try:
                 with db.connect(
                     self._settings, "pgfleet housekeeping", engine=True, patience=PATIENCE, lock_timeout="5s"
                 ) as conn:
-                    self.purge(conn)
-                    self.sweep(conn)
-            except Exception as error:  # the chore is due still, and its turn comes again; the worker has its own to do
+                    return chore(task, conn)
+            except Release:
+                raise
+            except ForeignVolume as error:
+                self._log.error("housekeeping.refused", error=error.message, detail=error.detail, hint=error.hint)
+                raise GiveUp(error.message, detail=error.detail, hint=error.hint) from error
+            except Exception as error:
                 if not db.is_away(error):
                     self._log.warning("housekeeping.failed", error=str(error))
+                raise
 
-    def purge(self, conn: db.Connection) -> None:
-        """Walk through all tasks once and delete what is old, where that is due and no other worker is at it."""
-        going_on = False
-        while not self._stop.is_set():
+        builder = Fleet().schedule(name).every(timedelta(seconds=every)).run(run)
+        self.schedules.append(builder.group("housekeeping").describe(description).register())
+
+    def stop(self) -> None:
+        """Have a run end after the step under way; does not wait."""
+        self._stop.set()
+
+    def purge(self, task: Task, conn: db.Connection) -> dict[str, Any]:
+        """Walk through all tasks once and delete what is old; answers how many of each status, and how many files.
+
+        A step is a transaction of its own, and harmless when it comes twice: what is old is old for everybody.
+        """
+        saved = task.saved or {}
+        after, files = saved.get("after", 0), saved.get("files", 0)
+        tasks = Counter(saved.get("tasks", {}))
+        until, newest = time.monotonic() + SPELL, housekeeping.newest(conn)
+        while True:
             began = time.monotonic()
-            with conn.transaction():
-                cursor = self._take(conn, "purge", going_on)
-                if cursor is None:
-                    return
-                done = housekeeping.purge_step(conn, self._terms, after=cursor)
-                self._put(conn, "purge", done.reached, self._again)
+            done = housekeeping.purge_step(conn, self._terms, after=after)
             removed = housekeeping.remove(self._settings.export_dir, done.files)
             if done.tasks:
                 self._log.info("housekeeping.purged", tasks=done.tasks, files=len(removed.names))
             self._complain(removed.failed)
+            tasks.update(done.tasks)
+            files += len(removed.names)
             if done.reached is None:
+                return {"tasks": dict(tasks), "files": files}
+            after = done.reached
+            task.progress(after, max(after + 1, newest), f"{tasks.total()} tasks removed")
+            self._rest(task, max(LEAST_REST, REST * (time.monotonic() - began)))
+            self._go_on(task, until, {"after": after, "tasks": dict(tasks), "files": files})
+
+    def sweep(self, task: Task, conn: db.Connection) -> dict[str, Any]:
+        """Remove from the volume what nobody wants; answers how many files."""
+        saved = task.saved or {}
+        files = saved.get("files", 0)
+        until = time.monotonic() + SPELL
+        for step in housekeeping.sweep(conn, self._settings.export_dir, after=saved.get("after", "")):
+            for file in step.files:
+                of, attempt = file.attempt or (None, None)
+                self._log.info("housekeeping.swept", filename=file.name, bytes=file.bytes, task=of, attempt=attempt)
+            self._complain(step.failed)
+            files += len(step.files)
+            task.progress(0, 1, f"{files} files removed")
+            self._go_on(task, until, {"after": step.reached, "files": files})
+        return {"files": files}
+
+    def _go_on(self, task: Task, until: float, reached: dict[str, Any]) -> None:
+        """Return where the run may; else save what it has ``reached``, for its next attempt, and end it."""
+        stopping = self._stop.is_set()
+        if not (stopping or task.cancelled or time.monotonic() > until):
+            return
+        task.checkpoint(reached)  # raises Cancelled where the task was called off
+        if stopping:
+            raise Release("the worker stops", seconds=0)
+        raise Release("it has had the slot for long", seconds=INTERMISSION)
+
+    def _rest(self, task: Task, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not task.cancelled and (left := until - time.monotonic()) > 0:
+            if self._stop.wait(min(GLANCE, left)):
                 return
-            going_on = True
-            self._stop.wait(max(LEAST_REST, REST * (time.monotonic() - began)))
-
-    def sweep(self, conn: db.Connection) -> None:
-        """Remove from the volume what nobody wants, where that is due and the volume is here."""
-        if not self._settings.export_dir.is_dir():
-            return  # on this server; another's worker has it
-        with conn.transaction():
-            if self._take(conn, "sweep", False) is None:
-                return
-            self._put(conn, "sweep", 0, HOLD)
-        try:
-            for step in housekeeping.sweep(conn, self._settings.export_dir):
-                for file in step.files:
-                    task, attempt = file.attempt or (None, None)
-                    self._log.info(
-                        "housekeeping.swept", filename=file.name, bytes=file.bytes, task=task, attempt=attempt
-                    )
-                self._complain(step.failed)
-                if self._stop.is_set():
-                    return  # due in a minute: somebody goes on
-                self._put(conn, "sweep", 0, HOLD)
-        except ForeignVolume as error:
-            self._log.error("housekeeping.refused", error=error.message, detail=error.detail, hint=error.hint)
-        except VolumeError as error:
-            self._log.warning("housekeeping.failed", error=str(error))
-        self._put(conn, "sweep", None, HOUR)
-
-    def _take(self, conn: db.Connection, chore: str, going_on: bool) -> int | None:
-        row = conn.execute(self._queries["take"], {"chore": chore, "going_on": going_on}).fetchone()
-        return None if row is None else int(row[0])
-
-    def _put(self, conn: db.Connection, chore: str, cursor: int | None, pause: float) -> None:
-        """Set where the chore goes on and, in seconds, when others may: a minute from now, or (``cursor`` None) anew."""
-        wait = timedelta(seconds=pause if cursor is None else HOLD)
-        conn.execute(self._queries["put"], {"chore": chore, "cursor": cursor or 0, "pause": wait})
 
     def _complain(self, failed: list[tuple[str, str]]) -> None:
         for name, why in failed:

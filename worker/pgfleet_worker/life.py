@@ -50,20 +50,22 @@ class Life(ABC):
     ) -> None:
         self._settings = settings
         self._handlers = handlers
-        self._schedules = schedules
         self._listens = listen
         self._log = log.get()
+        self._housekeeping = Housekeeping(settings, self._log)
+        self._schedules = [*schedules, *self._housekeeping.schedules]
+        chores = self._housekeeping.handlers
         self._lease = Lease(settings, self._log, keeper)
         self._bell = Bell(settings, self._lease)
         self._settler = Settler(settings, self._log, self._settled, self._due_in)
-        self._attempts = Attempts(settings, self._log, handlers, self._settler.put, self._lease.say)
+        self._attempts = Attempts(settings, self._log, {**handlers, **chores}, self._settler.put, self._lease.say)
         self._threads = ThreadSlots(settings.concurrency, self._attempts.run)
         self._coroutines = AsyncSlots(
             settings.concurrency, self._attempts.run_async, lambda task: self._give_back([task])
         )
-        self._room = Room(settings.concurrency, self._attempts.paces, self._attempts.abandoned)
+        self._room = Room(settings.concurrency, self._attempts.paces, self._attempts.abandoned, chores)
         self._turns = Turns(settings.concurrency)
-        self._claims = Claims(settings, list(handlers))
+        self._claims = Claims(settings, list(handlers), list(chores))
         self._looks = Looks(settings, self._log, self._claims, self._attempts, self._room)
         self._orders = Orders(self._log, self._attempts)
         self._rest = Rest(
@@ -74,8 +76,7 @@ class Life(ABC):
             self._turns,
             lambda: self._threads.queued + self._coroutines.queued,
         )
-        self._housekeeping = Housekeeping(settings, self._log)
-        self._firing = Firing(settings, self._log, schedules, lambda: self._lease.place)
+        self._firing = Firing(settings, self._log, self._schedules, lambda: self._lease.place)
         self._troubles = Backoff()
         self._stopping = False
         self._hurried = False
@@ -152,7 +153,6 @@ class Life(ABC):
         self._lease.renew(conn)
         self._looks.begin_anew()
         self._rest.begin_anew()
-        self._housekeeping.start()
         self._firing.connected(conn, deaf=self._rest.deaf)
 
     # -- recover

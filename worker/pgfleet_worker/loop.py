@@ -90,6 +90,5 @@ class Worker(Life):
         heard = self._bell.wait(timeout)
         self._orders.heard(self._bell.called())
         if self._bell.rescheduled():
-            self._firing.start()
             self._firing.ring()
         return heard

@@ -43,12 +43,20 @@ class Ask:
 class Room:
     """Knows what is held and decides what to claim. The loop's thread claims; the settler's acknowledges.
 
+    ``apart`` are rare types, which are never claimed ahead: they must not change how the others are claimed.
     ``held`` is the worker's own record of its claims, {id: (attempt, type)}: what the table says beyond it is a claim whose
     answer was lost (see ``release_unheld``).
     """
 
-    def __init__(self, slots: int, paces: Mapping[str, Pace], abandoned: Collection[object] = ()) -> None:
+    def __init__(
+        self,
+        slots: int,
+        paces: Mapping[str, Pace],
+        abandoned: Collection[object] = (),
+        apart: Collection[str] = (),
+    ) -> None:
         self._slots = slots
+        self._apart = apart
         self._abandoned = abandoned  # each holds a slot for as long as its thread goes on
         self._concurrency = slots
         self._paces = paces
@@ -120,7 +128,9 @@ class Room:
         self._concurrency = self._slots - len(self._abandoned)
         now = time.monotonic()
         self._measure_rate(now)
-        self._short = [t for t, pace in self._paces.items() if pace.mean is not None and pace.mean < SHORT]
+        self._short = [
+            t for t, p in self._paces.items() if p.mean is not None and p.mean < SHORT and t not in self._apart
+        ]
         self._ahead = 0
         if self._short and now >= self._no_ahead_until and self._stuck(threads, coroutines, now) < self._slots:
             self._ahead = min(MOST_AHEAD, max(self._concurrency, round(self._rate * AHEAD)))
@@ -140,7 +150,7 @@ class Room:
             if self._left > 0:
                 yield Ask(self._left)
             return
-        if len(self._short) == len(self._paces):
+        if len(self._short) == len(self._paces) - len(self._apart):
             if self._left >= (1 if thorough else self._least):
                 yield Ask(self._left)
             return
