@@ -188,6 +188,43 @@ def test_a_schedule_whose_run_can_not_be_made_is_shelved_and_keeps_nothing_back(
     assert "no_b" in str(schedules.get(conn, "b").triggers[0].problem)
 
 
+def test_a_shelved_trigger_is_tried_anew_when_the_very_same_schedule_is_put_again(database: Database) -> None:
+    given = (HOURLY, Trigger.interval(HOUR, fixed_delay=True), Trigger.once(after=HOUR), Trigger.crontab("0 2 * * *"))
+    wanted = [Schedule(str(number), "job", (trigger,)) for number, trigger in enumerate(given)]
+    conn = fleet(database, *wanted)
+    first = [schedules.get(conn, one.name).next_due for one in wanted]
+    for one in wanted:
+        come_due(conn, name=one.name)
+    conn.execute("alter table tasks add constraint none check (schedule is null)")
+    assert len(firing.fire(conn).problems) == len(wanted)
+    assert firing.fire(conn) == firing.Fired(0, [], [])  # also a pause of fixed length doesn't begin anew by itself
+    assert [schedules.get(conn, one.name).next_due for one in wanted] == [None] * 4
+    conn.execute("alter table tasks drop constraint none; listen schedules_changed")
+    assert set(schedules.put_all(conn, wanted).values()) == {"unchanged"}
+    assert {note.payload for note in conn.notifies(timeout=0)} == {"0", "1", "2", "3"}
+    again = [schedules.get(conn, one.name) for one in wanted]
+    assert [one.triggers[0].problem for one in again] == [None] * 4
+    for before, one in zip(first, again, strict=True):
+        assert before is not None
+        assert one.next_due is not None
+        assert one.next_due >= before
+    assert again[2].next_due == first[2]
+    for one in wanted:
+        come_due(conn, name=one.name)
+    assert len(firing.fire(conn).tasks) == len(wanted)
+    assert {note.payload for note in conn.notifies(timeout=0)} == set()
+    assert set(schedules.put_all(conn, wanted).values()) == {"unchanged"}
+    assert {note.payload for note in conn.notifies(timeout=0)} == set()
+
+
+def test_a_shelved_cron_trigger_put_in_sql_is_read_anew(database: Database) -> None:
+    conn = fleet(database)
+    put = 'select put_schedule(\'bad\', \'job\', triggers => \'[{"kind": "cron", "cron": "99 2 * * *"}]\')'
+    assert (value(conn, put), [name for name, _ in firing.fire(conn).problems]) == ("created", ["bad"])
+    assert firing.fire(conn).problems == []
+    assert (value(conn, put), [name for name, _ in firing.fire(conn).problems]) == ("unchanged", ["bad"])
+
+
 # Events
 
 

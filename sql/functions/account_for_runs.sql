@@ -1,10 +1,14 @@
--- The runs of one schedule that have ended since: into its numbers. The caller holds the schedule's row.
+-- The runs of one schedule that have ended since, the first of very many: into its numbers. The caller holds the schedule's
+-- row, so nobody else takes these; a call that took a year's ends at once might be cut off, and again the next time.
 create or replace function account_for_runs(schedule text) returns void language plpgsql
 set enable_seqscan = off set enable_bitmapscan = off
 as $$
 #variable_conflict use_column
 begin
-    with ended as (delete from run_ends e where e.schedule = account_for_runs.schedule returning e.*),
+    with ended as (
+             delete from run_ends e
+             where e.id in (select o.id from run_ends o where o.schedule = account_for_runs.schedule order by o.id limit 1000)
+             returning e.*),
          numbers as (
              select count(*) filter (where e.status = 'success') as successes,
                     count(*) filter (where e.status in ('failure', 'crashed')) as failures, max(e.ended_at) as ended_at

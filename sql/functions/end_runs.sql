@@ -17,7 +17,7 @@ begin
     for whose in
         select e.schedule from (select distinct r.schedule from run_ends r limit quantity) e
         union
-        (select t.schedule from triggers t where t.fixed_delay and t.due_at is null
+        (select t.schedule from triggers t where t.fixed_delay and t.due_at is null and t.problem is null
          and not exists (select from tasks r where r.schedule = t.schedule and r.status in ('waiting', 'fresh', 'started'))
          limit quantity)
         union
@@ -47,7 +47,7 @@ begin
         end if;
         update triggers t set due_at = coalesce(greatest(s.last_ended_at, t.created_at), now()) + t.every
         from schedules s
-        where s.name = its.name and t.schedule = s.name and t.fixed_delay and t.due_at is null;
+        where s.name = its.name and t.schedule = s.name and t.fixed_delay and t.due_at is null and t.problem is null;
     end loop;
     return runs;
 end $$;

@@ -1,5 +1,6 @@
 -- The triggers of a schedule that the caller has locked become these (see put_schedule); those it has already keep their
--- clocks, but cron expressions do not where the time zone they are read in is another. Answers whether anything changed.
+-- clocks, but cron expressions do not where the time zone they are read in is another. One that could not be fired is tried
+-- anew: what kept it from that may have been mended elsewhere, in a type or in the workers' code. Answers whether any is another.
 create or replace function put_triggers(schedule text, triggers jsonb, rezoned boolean) returns boolean language plpgsql
 set enable_seqscan = off set enable_bitmapscan = off
 as $$
@@ -60,6 +61,13 @@ begin
             from schedules s where s.name = put_triggers.schedule
             returning t.id into same;
             changed := true;
+        end if;
+        update triggers t set
+            problem = null, unaimed = t.kind = 'cron' and wanted.due_at is null,
+            due_at = coalesce(wanted.due_at, case t.kind when 'interval' then now() + t.every when 'cron' then now() else t.at end)
+        where t.id = same and t.problem is not null;
+        if found then
+            perform pg_notify('schedules_changed', put_triggers.schedule);
         end if;
         kept := kept || same;
     end loop;

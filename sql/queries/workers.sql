@@ -50,7 +50,8 @@ select id, status, worker, type, attempt from rescue_tasks(%(quantity)s)
 -- name: crash_parts
 select id, status, node, type, attempt from crash_parts()
 -- name: promote
-select promoted, next_in from promote_tasks()
+-- And what else any worker does with every poll, fire it or not: neither of the two waits for a lock.
+select promoted, next_in, account_for_ends() from promote_tasks()
 -- name: set_sleeping
 select set_sleeping(%s, %s)
 -- name: is_quiet

@@ -104,7 +104,7 @@ class Looks:
             return
         began = time.monotonic()
         row = self.connection.execute(self._queries["promote"], prepare=True).fetchone()
-        promoted, next_in = row or (0, None)
+        promoted, next_in, _ = row or (0, None, 0)
         if promoted:
             self._log.debug("task.promoted", worker=self._attempts.worker, tasks=promoted)
         else:
