@@ -40,7 +40,7 @@ def test_a_fleet_that_fires_nothing_accounts_for_its_runs_all_the_same(
     conn.execute(LATE)
     wait_until(lambda: not value(conn, LEDGER), what="the ledger is empty")
     conn.execute("delete from tasks")
-    a, b = schedules.find(conn).schedules
+    a, b = schedules.get(conn, "a"), schedules.get(conn, "b")
     assert (a.successes, a.last_task, b.successes, b.last_task) == (2, ids[1], 1, ids[2])
 
 
