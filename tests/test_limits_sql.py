@@ -64,6 +64,15 @@ def test_no_more_run_than_the_limit_and_they_are_the_first(database: Database, w
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_the_limit_holds_for_a_worker_that_has_not_said_it_serves_the_type(database: Database, way: str) -> None:
+    conn, _ = fleet(database)
+    register(conn, "third", ["job"])
+    ids = [create(conn, "few") for _ in range(5)]
+    assert take(conn, way, worker="third") == ids[:2]
+    assert take(conn, way, worker="third") == []
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_a_second_claim_waits_for_the_first_and_takes_only_what_that_left(database: Database, way: str) -> None:
     first, second = fleet(database)
     ids = [create(first, "few") for _ in range(5)]

@@ -29,7 +29,9 @@ declare
     own_node text;
     orders text;
     only_targeted boolean;
-    any_limits boolean;
+    limits text[];        -- those of the types that have one
+    waits boolean;        -- is there any of these to claim?
+    one text;
     full_types text[];    -- nothing of these may be claimed now
     limited_types text[];
     rooms integer[];      -- how many of each of limited_types may
@@ -42,8 +44,9 @@ begin
     perform pg_advisory_xact_lock_shared(7438, hashtext(claim_tasks.worker)),
             pg_advisory_xact_lock_shared(7439, 'tasks'::regclass::oid::integer);
     select w.node, w.orders, w.only_targeted,
-           exists (select from task_types y where y.max_running is not null and y.name = any (claim_tasks.types || lane_types))
-    into own_node, orders, only_targeted, any_limits
+           array(select y.name from task_types y
+                 where y.max_running is not null and y.name = any (claim_tasks.types || lane_types))
+    into own_node, orders, only_targeted, limits
     from workers w where w.id = claim_tasks.worker and w.lost_at is null and w.lease_expires_at > now();
     if not found then
         raise exception 'Worker % holds no lease.', claim_tasks.worker using
@@ -53,15 +56,31 @@ begin
         return;
     end if;
 
-    if any_limits then
-        select * into full_types, limited_types, rooms
-        from room_under_limits(types, own_node, ids, lane_types, lane_priorities, lane_after);
-        types := array(select y from unnest(types) y where y <> all (full_types));
-        if limited_types = '{}' and not coalesce(lane_types && full_types, false) then
-            limited_types := null;  -- nothing of them waits, as nearly always: the ordinary ways lead to all the rest
+    -- Every worker serves types with a limit, the fleet's own chores; hardly ever is one there. So a short look first: without
+    -- any the ordinary ways lead to all the rest.
+    if limits <> '{}' then
+        if ids is not null then
+            waits := exists (
+                select from tasks t where t.id = any (ids) and t.status is not distinct from 'fresh' and t.type = any (limits));
+        elsif lane_types is null then
+            waits := exists (
+                select from unnest(limits) y(type) cross join lateral (
+                    (select from tasks t where t.status = 'fresh' and t.node is null and t.type = y.type
+                     order by t.priority desc, t.id limit 1)
+                    union all
+                    (select from tasks t where t.status = 'fresh' and t.node = own_node and t.type = y.type
+                     order by t.priority desc, t.id limit 1)) first);
+        else
+            waits := true;
         end if;
+        foreach one in array limits loop
+            types := array_remove(types, one);
+        end loop;
     end if;
-    if limited_types is not null then
+    if waits then
+        select * into full_types, limited_types, rooms
+        from room_under_limits(limits, own_node, ids, lane_types, lane_priorities, lane_after);
+        types := types || limited_types;
         caps := array(select rooms[array_position(limited_types, y)] from unnest(types) y);
     end if;
 
