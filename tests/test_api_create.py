@@ -27,7 +27,7 @@ def test_the_notification_comes_after_the_commit_and_carries_the_id(database: Da
     listener = database.connect()
     listener.execute("listen task_created")
     id = create(reader)
-    heard = next(listener.notifies(timeout=5, stop_after=1))
+    heard = next(listener.notifies(timeout=40, stop_after=1))
     assert heard.payload == str(id)
 
 

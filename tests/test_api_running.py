@@ -63,7 +63,7 @@ def test_its_worker_is_told_of_the_cancellation(database: Database, reader: Any)
     conn, id = started(database, reader)
     conn.execute("listen worker_orders")
     reader("DELETE", f"/v1/tasks/{id}")
-    assert next(conn.notifies(timeout=5, stop_after=1)).payload == WORKER
+    assert next(conn.notifies(timeout=40, stop_after=1)).payload == WORKER
 
 
 def test_a_running_task_is_not_cancelled_by_another_reader(

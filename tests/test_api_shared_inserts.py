@@ -71,7 +71,7 @@ def test_a_task_that_fails_in_a_shared_insert_fails_alone(
             thread.start()
         wait_until(lambda: len(creator._waiting) == len(threads) - LEADERS, what="the others queued")
     for thread in threads:
-        thread.join(20)
+        thread.join(40)
     app.extensions[KEY].close()
     assert isinstance(answers.pop(10), InvalidTask)
     assert len(answers) == 11

@@ -43,7 +43,7 @@ def test_an_order_is_answered_with_the_worker_and_heard_by_it(database: Database
     conn.execute("listen worker_orders")
     row = admin("POST", f"/v1/workers/{WORKER}/{verb}").json
     assert (row["id"], row["orders"], row["status"]) == (WORKER, *VERBS[verb])
-    assert next(conn.notifies(timeout=5, stop_after=1)).payload == WORKER
+    assert next(conn.notifies(timeout=40, stop_after=1)).payload == WORKER
     assert value(conn, "select orders from workers where id = %s", OTHER) == "work"
 
 

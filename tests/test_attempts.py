@@ -66,7 +66,7 @@ def test_of_an_abandoned_attempt_it_is_said_once_what_became_of_it(
     assert slots.attempts.cancel(1, 1, why)
     wait_until(lambda: slots.outcomes)
     gate.touch()
-    thread.join(15)
+    thread.join(40)
     assert [type(outcome) for outcome in slots.outcomes] == [told]
     assert not slots.attempts.abandoned
 
@@ -76,7 +76,7 @@ def test_a_process_of_a_lost_worker_is_killed_although_its_task_runs_again_besid
 ) -> None:
     begun = Path(f"{gate}.begun")
     slots.run("stubborn_process")
-    wait_until(lambda: begun.exists() and begun.read_text(), timeout=30)
+    wait_until(lambda: begun.exists() and begun.read_text())
     first = int(begun.read_text().split()[0])
     slots.attempts.cancel_all("lost")
     slots.run("stubborn_process", attempt=2)
@@ -86,7 +86,7 @@ def test_a_process_of_a_lost_worker_is_killed_although_its_task_runs_again_besid
 
 def test_what_a_slot_takes_while_the_worker_stops_goes_back(slots: Slots) -> None:
     slots.attempts.cancel_all("stopping")
-    slots.run("heeds").join(15)
+    slots.run("heeds").join(40)
     assert [type(outcome) for outcome in slots.outcomes] == [Released]
 
 

@@ -143,7 +143,7 @@ def test_a_checkpoint_waits_for_postgres(
     assert file.read_text().splitlines() == ["1 0", "1 1", "1 2"], "it went on before its checkpoint was durable"
     own_postgres.start()
     conn = database.connect()
-    row = wait_until(ended(conn, id), timeout=30)
+    row = wait_until(ended(conn, id))
     assert (result(row), row["attempt"]) == ({"began_at": 0}, 1)
     database.close()
 

@@ -49,7 +49,7 @@ def test_a_command_loads_only_what_it_needs() -> None:
         "import sys; from pgfleet.cli.main import main; main(['migrate', '--help'], standalone_mode=False);"
         "print([m for m in ('flask', 'rich', 'pydantic', 'jwt', 'pgfleet_api', 'pgfleet_worker') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.endswith("[]\n"), done
 
 
@@ -76,7 +76,7 @@ def test_a_fault_in_a_commands_own_imports_is_not_taken_for_a_package_left_out(
 def test_it_runs_as_a_module_and_leaves_no_traceback(tmp_path: Path) -> None:
     env = {"PATH": os.environ["PATH"], "PGFLEET_DIR": str(tmp_path)}
     argv = [sys.executable, "-m", "pgfleet.cli.main", "tasks", "list"]
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "Error: No database is configured.\n"

@@ -156,7 +156,7 @@ def test_on_a_terminal_the_list_is_a_table(settings: Settings, database: Any) ->
     try:
         env = {**environment(settings), "COLUMNS": "200", "TERM": "xterm"}
         argv = [sys.executable, "-m", "pgfleet.cli.main", "tasks", "list"]
-        done = subprocess.run(argv, env=env, stdout=follower, stderr=subprocess.PIPE, timeout=30)
+        done = subprocess.run(argv, env=env, stdout=follower, stderr=subprocess.PIPE, timeout=60)
         shown = os.read(leader, 65536).decode()
     finally:
         os.close(leader)

@@ -39,7 +39,7 @@ class InBackground:
         return self._thread.is_alive()
 
     def result(self) -> Any:
-        self._thread.join(30)
+        self._thread.join(40)
         return self._results[0]
 
 
@@ -197,7 +197,7 @@ def test_on_a_terminal_a_watch_draws_bars(settings: Settings, conn: Any, many: b
         except OSError:  # how Linux says that the other side is closed
             pass
         os.close(leader)
-        assert watch.wait(15) == 1
+        assert watch.wait(40) == 1
         assert f"{id} failure" in watch.stderr.read().decode()  # type: ignore[union-attr]
     text = shown.decode()
     for word in ("22 tasks", "1 started", "1 failure") if many else (f"{id} job", "started", "25%", "s left", "broke"):

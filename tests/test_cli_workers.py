@@ -127,7 +127,7 @@ def test_draining_can_be_waited_for(run: Run, three: Any, wait_until: Callable[.
     wait_until(lambda: value(three, looked), what="it waits for the other")
     assert not results
     three.execute("select deregister_worker(%s)", [OTHER])
-    thread.join(15)
+    thread.join(40)
     assert results[0].exit_code == 0
     assert results[0].stdout.splitlines()[-2:] == [f"Worker {WORKER} has ended.", f"Worker {OTHER} has ended."]
 
@@ -138,7 +138,7 @@ def test_a_worker_lost_while_it_drains_is_no_success(run: Run, three: Any, wait_
     thread.start()
     wait_until(lambda: "drain" in orders(three).values(), what="it is told")
     lapse(three)
-    thread.join(15)
+    thread.join(40)
     assert results[0].exit_code == 1
     assert "1 of 1 workers were lost" in results[0].stderr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -41,7 +42,8 @@ def make(settings: Settings) -> Iterator[Make]:
     made: list[Scheduler] = []
 
     def make(**options: Any) -> Scheduler:
-        made.append(Scheduler(settings=settings, **options))
+        # The grace is for the gates: a stop that waits for one must outlast whatever the machine does meanwhile.
+        made.append(Scheduler(settings=dataclasses.replace(settings, grace=60.0), **options))
         return made[-1]
 
     yield make
@@ -59,7 +61,7 @@ class Gate:
 
     def __init__(self) -> None:
         self.entered = threading.Semaphore(0)
-        self.opened = threading.Event()
+        self._places = threading.Semaphore(0)
         self.most = self._inside = 0
         self._lock = threading.Lock()
 
@@ -68,10 +70,14 @@ class Gate:
             self._inside += 1
             self.most = max(self.most, self._inside)
         self.entered.release()
-        assert self.opened.wait(30)
+        assert self._places.acquire(timeout=60)
         with self._lock:
             self._inside -= 1
         return "through"
+
+    def open(self, places: int = 1000) -> None:
+        """Let so many through."""
+        self._places.release(places)
 
 
 def test_a_task_has_the_words_of_the_design(make: Make, conn: Connection, wait_until: Wait) -> None:
@@ -214,16 +220,17 @@ def test_no_more_run_at_once_than_the_maximum_and_the_rest_wait_their_turn_by_pr
     scheduler.start()
     for name in ("first", "second"):
         scheduler.trigger(name)
-        assert gate.entered.acquire(timeout=30)
+        assert gate.entered.acquire(timeout=40)
     for name in ("low", "high"):
         scheduler.trigger(name)
     assert scheduler.running_count == 2
     assert (order, tasks.find(conn).total) == ([], 4)
-    gate.opened.set()
+    gate.open(places=1)  # of the two places one: both wait for that
     wait_until(lambda: len(order) == 2)
+    gate.open()
     wait_until(lambda: scheduler.running_count == 0)
     assert gate.most == 2
-    assert order[0] == "high"
+    assert order == ["high", "low"]
 
 
 def test_a_maximum_of_the_whole_fleet_holds_over_two_schedulers(make: Make, conn: Connection, wait_until: Wait) -> None:
@@ -236,10 +243,10 @@ def test_a_maximum_of_the_whole_fleet_holds_over_two_schedulers(make: Make, conn
         scheduler.start()
     for name in ("a", "b"):
         both[0].trigger(name)
-    assert gate.entered.acquire(timeout=30)
+    assert gate.entered.acquire(timeout=40)
     assert value(conn, "select max_running from task_types where name = 'scheduler'") == 1
     assert sum(scheduler.running_count for scheduler in both) == 1
-    gate.opened.set()
+    gate.open()
     wait_until(lambda: tasks.find(conn, status=["success"]).total == 2)
     assert gate.most == 1
 
@@ -258,7 +265,7 @@ def test_a_stopped_scheduler_starts_nothing_and_goes_on_where_it_was(make: Make,
     (run,) = tasks.find(conn).rows
     assert (run["status"], done.is_set()) == ("fresh", False)
     scheduler.resume()
-    assert done.wait(30)
+    assert done.wait(40)
 
 
 def test_stop_waits_for_what_runs(make: Make, wait_until: Wait) -> None:
@@ -268,13 +275,13 @@ def test_stop_waits_for_what_runs(make: Make, wait_until: Wait) -> None:
     scheduler.add_task(task)
     scheduler.start()
     scheduler.trigger("slow")
-    assert gate.entered.acquire(timeout=30)
+    assert gate.entered.acquire(timeout=40)
     stopping = threading.Thread(target=scheduler.stop)
     stopping.start()
     wait_until(lambda: not scheduler.running)
     assert stopping.is_alive()
-    gate.opened.set()
-    stopping.join(30)
+    gate.open()
+    stopping.join(40)
     assert not stopping.is_alive()
     assert [execution.results for execution in task.execution_history] == ["through"]
 
@@ -290,7 +297,7 @@ def test_tasks_are_added_to_and_removed_from_a_scheduler_that_runs(
     doomed = Task("doomed", function=ran.set)
     scheduler.add_task(doomed)
     scheduler.trigger("busy")
-    assert gate.entered.acquire(timeout=30)
+    assert gate.entered.acquire(timeout=40)
     run = scheduler.trigger("doomed")
     scheduler.remove_task("doomed")
     assert tasks.get(conn, run)["status"] == "cancelled"
@@ -298,7 +305,7 @@ def test_tasks_are_added_to_and_removed_from_a_scheduler_that_runs(
         scheduler.trigger("doomed")
     with pytest.raises(ScheduleNotFound):
         scheduler.remove_task("doomed")
-    gate.opened.set()
+    gate.open()
     wait_until(lambda: tasks.find(conn, status=["success"]).total == 1)
     assert not ran.is_set()
     assert [task.id for task in scheduler.tasks] == ["busy"]
@@ -337,7 +344,7 @@ def test_a_run_by_hand_is_refused_while_one_goes(make: Make) -> None:
     scheduler.trigger("slow")
     with pytest.raises(RunUnfinished):
         scheduler.trigger("slow")
-    gate.opened.set()
+    gate.open()
 
 
 def test_each_execution_tells_what_it_cost(make: Make, wait_until: Wait) -> None:
@@ -435,12 +442,12 @@ def test_what_runs_in_memory_counts_for_the_maximum(make: Make, conn: Connection
     stored = Task("stored", function=gate)
     scheduler.add_task(stored)
     scheduler.start()
-    assert gate.entered.acquire(timeout=30)
+    assert gate.entered.acquire(timeout=40)
     scheduler.trigger("stored")
     wait_until(lambda: tasks.find(conn, status=["started"]).total == 1)
     assert not gate.entered.acquire(timeout=0.5)
     assert scheduler.running_count == 1
-    gate.opened.set()
+    gate.open()
     wait_until(lambda: stored.execution_history and refresh.execution_history)
     assert gate.most == 1
 
@@ -490,6 +497,6 @@ def test_the_example_of_the_page_does_what_it_says(settings: Settings, conn: Con
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == "imported: {'books': 3}"
-    assert lines[1].startswith("SUCCESS {'fiction': 3} 0:00:0")
+    assert "imported: {'books': 3}" in lines
+    assert any(line.startswith("SUCCESS {'fiction': 3} 0:0") for line in lines)
     assert value(conn, "select count(*) from workers") == 0

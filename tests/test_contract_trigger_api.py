@@ -224,6 +224,6 @@ def test_the_real_server_knows_its_peers_by_their_connections(database: Database
     api = processes.start("api", "--port", "0", env={"PGFLEET_TRIGGER_API": "loopback"})
     url = api.wait_for_event("api.listening", 30)["url"]
     request = urllib.request.Request(f"{url}{ROOT}/trigger/data-sync", method="POST")
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=40) as answer:
         assert json.loads(answer.read())["result"] == {"response": "SUCCESS"}
     assert api.stop() == 0

@@ -56,7 +56,7 @@ def test_postgres_may_stop_and_come_back(
 def test_postgres_may_be_killed_and_be_away_for_longer_than_a_lease_and_no_task_is_touched(
     own_postgres: Any, away: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
-    here = away.settings(lease=2.0, heartbeat=0.4)
+    here = away.settings(lease=3.0, heartbeat=0.4)
     conn = away.connect()
     fleet = [worker(processes, "--types", "gated", "--concurrency", "1", settings=here) for _ in range(3)]
     gates = [tmp_path / f"gate{n}" for n in range(3)]
@@ -96,7 +96,7 @@ def test_an_outcome_that_waited_for_postgres_is_refused_when_the_task_has_gone_t
     conn = database.connect()
     gate, other_gate = tmp_path / "gate", tmp_path / "other"
     with Proxy.before(database.url) as proxy:
-        far = database.settings(database_url=proxy.url(database.url), lease=1.2, heartbeat=0.3)
+        far = database.settings(database_url=proxy.url(database.url), lease=2.0, heartbeat=0.3)
         cut_off = worker(processes, "--nickname", "far", "--types", "gated", settings=far)
         id = tasks.create(conn, "gated", {"gate": str(gate)}, created_by=1)
         wait_until(begun(gate))
@@ -106,14 +106,13 @@ def test_an_outcome_that_waited_for_postgres_is_refused_when_the_task_has_gone_t
         cut_off.wait_for_event("settle.waiting")
         # It has run to its end over there, and nobody knows. Here it begins again, at another gate.
         conn.execute("update tasks set data = %s where id = %s", (f'{{"gate": "{other_gate}"}}', id))
-        worker(
-            processes, "--nickname", "near", "--types", "gated", settings=database.settings(lease=1.2, heartbeat=0.3)
-        )
+        near = database.settings(lease=60.0, heartbeat=0.3)
+        worker(processes, "--nickname", "near", "--types", "gated", settings=near)
         wait_until(begun(other_gate))
         proxy.heal()
         assert cut_off.wait_for_event("task.lost")["task"] == id
         assert tasks.get(conn, id)["status"] == "started"
-        wait_until(lambda: len(cut_off.events("worker.registered")) == 2)
+        wait_until(lambda: len(cut_off.events("worker.registered")) >= 2)
         other_gate.touch()
         row = wait_until(ended(conn, id))
         assert (row["status"], row["attempt"]) == ("success", 2)
@@ -132,4 +131,4 @@ def test_a_worker_that_lost_its_lease_stops_its_handlers(
     conn.execute("update workers set lost_at = now(), lease_expires_at = now() - interval '1 second'")
     wait_until(lambda: Path(f"{gate}.cancelled").exists())
     process.wait_for_event("worker.lost")
-    wait_until(lambda: len(process.events("worker.registered")) == 2)
+    wait_until(lambda: len(process.events("worker.registered")) >= 2)

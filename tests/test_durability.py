@@ -53,7 +53,7 @@ def test_nothing_created_or_settled_is_lost_when_postgres_is_killed(
     still = {row[0]: row[1] for row in observer.execute("select id, status from tasks")}
     assert set(created) <= set(still)
     assert {still[id] for id in settled} == {"success"}
-    wait_until(lambda: tasks.find(observer, status=["success"]).total == len(still))
+    wait_until(lambda: tasks.find(observer, status=["success"]).total == len(still), timeout=120)
     again = observer.execute("select count(*) from tasks where failure_count > 0 or crash_count > 0").fetchone()
     assert again == (0,)
     database.close()

@@ -11,8 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +22,7 @@ from pgfleet.embedded import EmbeddedPostgres, EmbeddedPostgresError, account, f
 from pgfleet.embedded.account import Account, place_binaries
 from pgfleet.embedded.binaries import major_version
 from pgfleet.embedded.orphan import is_alive
+from tests.support.waiting import wait_until
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to drop")
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -80,13 +80,6 @@ def owner_of(data_dir: Path) -> Iterator[Owner]:
         yield owner
     finally:
         owner.process.communicate()
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.01)
 
 
 def parent_of(pid: int) -> int:
@@ -213,7 +206,7 @@ def test_a_running_server_that_nobody_owns_is_stopped_before_a_new_one_starts(pl
     orphan = subprocess.Popen(argv, cwd="/", stderr=subprocess.DEVNULL, **who.popen_kwargs())
     wait_until((data / ".s.PGSQL.5432").exists)
     with EmbeddedPostgres(data) as server:
-        assert orphan.wait(10) == 0
+        assert orphan.wait(40) == 0
         assert server.pid != orphan.pid
         assert value(server.url(), "SELECT 1") == 1
 

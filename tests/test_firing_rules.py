@@ -258,7 +258,7 @@ def test_events_are_never_skipped_whatever_is_unfinished(database: Database) -> 
 def test_an_event_comes_and_goes_with_its_transaction_and_locks_no_schedule(database: Database) -> None:
     conn = fleet(database, Schedule("s", "job", (Trigger.on("e"), HOURLY)))
     second = database.connect()
-    second.execute("set lock_timeout = '1 ms'")
+    second.execute("set lock_timeout = '10 s'")
     with conn.transaction(force_rollback=True):
         assert schedules.emit(conn, "e") == 1
     assert value(conn, "select count(*) from tasks") == 0

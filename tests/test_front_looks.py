@@ -12,8 +12,8 @@ from tests.support.database import Database
 from tests.support.fleet import WORKER, register
 from tests.support.proxy import Proxy
 
-#: Seconds that the link stands still, and what a thirtieth of the time would make of them.
-STILL = 0.5
+#: Seconds that the link stands still, many times what a look takes, and what a thirtieth of the time would make of them.
+STILL = 0.9
 A_THIRTIETH = STILL / 0.03
 
 
@@ -28,7 +28,8 @@ def claims(database: Database, proxy: Proxy) -> Iterator[Claims]:
     register(database.connect(), WORKER, types=["echo"])
     made = Claims(database.settings(database_url=proxy.url(database.url)), ["echo"])
     made.connect()
-    made.front(WORKER, 1)
+    for _ in range(2):  # the first alone has the plans to make
+        made.front(WORKER, 1)
     yield made
     made.close()
 

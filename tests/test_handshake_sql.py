@@ -111,7 +111,7 @@ def test_asking_for_quiet_holds_nobody_up(database: Database) -> None:
     foreign, worker = database.connect(), database.connect()
     register(worker)
     assert value(worker, "select fleet_is_quiet()") is True
-    foreign.execute("set lock_timeout = '1ms'")
+    foreign.execute("set lock_timeout = '10 s'")
     assert create(foreign) > 0
 
 

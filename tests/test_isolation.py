@@ -212,7 +212,8 @@ def test_a_process_tells_each_attempts_own_processor_time_and_peak_memory(
     small, large, again = told
     for cpu, _ in told:
         assert cpu is not None
-        assert 0.1 <= cpu < 1.5
+        assert cpu >= 0.1
+    assert again[0] < small[0] + large[0], "what earlier tasks had used"  # type: ignore[operator]
     assert small[1]
     assert large[1]
     assert again[1]

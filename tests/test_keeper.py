@@ -18,8 +18,8 @@ Wait = Callable[..., Any]
 
 #: A lease, in seconds, that no test outlives: who is rescued under it was given up by its keeper.
 LONG = {"lease": 600.0, "heartbeat": 0.2}
-#: One that lapses within a test.
-SHORT = {"lease": 1.2, "heartbeat": 0.3}
+#: One that lapses within a test, but not because a machine is busy for a moment.
+SHORT = {"lease": 2.5, "heartbeat": 0.3}
 
 
 def children(process: Process) -> dict[int, str]:
@@ -47,7 +47,7 @@ def test_a_handler_that_holds_the_interpreter_for_several_leases_keeps_its_task(
     here = database.settings(**SHORT)
     hog = worker(processes, "--types", "hogs", settings=here)
     worker(processes, "--types", "echo", settings=here)  # would rescue it
-    data = {"gate": str(tmp_path / "gate"), "seconds": 4.0}
+    data = {"gate": str(tmp_path / "gate"), "seconds": 6.0}
     row = wait_until(ended(conn, tasks.create(conn, "hogs", data, created_by=1)))
     assert (row["status"], row["attempt"], row["crash_count"]) == ("success", 1, 0)
     assert not hog.events("worker.lost")
@@ -60,7 +60,7 @@ def test_what_a_killed_workers_handlers_have_started_dies_with_it(
     gate = tmp_path / "gate"
     process = attempting(processes, "--types", "stubborn_process", settings=database.settings(**LONG))
     tasks.create(conn, "stubborn_process", {"gate": str(gate)}, created_by=1)
-    wait_until(lambda: begun(gate)() and Path(f"{gate}.begun").read_text(), timeout=30)
+    wait_until(lambda: begun(gate)() and Path(f"{gate}.begun").read_text())
     child, its_own = map(int, Path(f"{gate}.begun").read_text().split())
     process.signal(signal.SIGKILL)
     wait_until(lambda: not is_alive(child))
@@ -83,7 +83,7 @@ def test_a_killed_workers_tasks_are_rescued_long_before_its_lease_ends(
     row = wait_until(ended(conn, id))
     assert (row["status"], row["failure_count"], row["crash_count"]) == ("success", 0, 1)
     assert row["worker"].startswith("second:")
-    assert first.events("worker.died")
+    wait_until(lambda: first.events("worker.died"))
     wait_until(lambda: not is_alive(watch))
 
 
@@ -123,7 +123,7 @@ def test_a_worker_that_stands_still_loses_its_lease(
     wait_until(lambda: tasks.get(conn, id)["status"] == "fresh")
     zombie.wait_for_event("heartbeat.paused")
     zombie.signal(signal.SIGCONT)
-    wait_until(lambda: len(zombie.events("worker.registered")) == 2)
+    wait_until(lambda: len(zombie.events("worker.registered")) >= 2)
     gate.touch()
     row = wait_until(ended(conn, id))
     assert (row["status"], row["attempt"]) == ("success", 2)
@@ -142,7 +142,7 @@ def test_without_its_keeper_the_worker_keeps_the_lease_itself(
     os.kill(keeper(process), signal.SIGKILL)
     assert process.wait_for_event("keeper.lost")["why"] == "dead"
     assert children(process) == {}
-    wait_until(seconds_pass(database, 3.0))
+    wait_until(seconds_pass(database, 6.0))
     gate.touch()
     row = wait_until(ended(conn, id))
     assert (row["status"], row["attempt"]) == ("success", 1)
@@ -173,7 +173,7 @@ def test_a_signal_to_the_whole_process_group_ends_the_keeper_last(
     watch = keeper(process)
     os.killpg(process.pid, signal.SIGINT)
     process.wait_for_event("worker.stopping")
-    wait_until(seconds_pass(database, 2.0))
+    wait_until(seconds_pass(database, 4.5))
     gate.touch()
     assert process.wait() == 0
     row = tasks.get(conn, id)

@@ -33,7 +33,7 @@ class Stranger:
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, http.client.HTTPMessage, bytes]:
         """(status, headers, content)."""
-        connection = http.client.HTTPConnection(self._place, timeout=15)
+        connection = http.client.HTTPConnection(self._place, timeout=40)
         headers = {"Content-Type": "application/json"} if body is not None else {}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
@@ -67,7 +67,7 @@ class Stranger:
             task.update(self.get(f"/v1/tasks/{id}"))
             return task["status"] not in ("waiting", "fresh", "started")
 
-        wait_until(ended, 30, interval=0.05, what=f"the end of task {id}")
+        wait_until(ended, interval=0.05, what=f"the end of task {id}")
         return task
 
     def download(self, filename: str) -> bytes:

@@ -113,7 +113,7 @@ def test_it_rests_while_its_worker_is_paused_and_while_firing_is_stopped(
         seen = len(scheduled.marks())
         wait_until(lambda seen=seen: len(scheduled.marks()) > seen)
         rest()
-        wait_until(lambda: _is_still(scheduled), timeout=30, interval=0.3)
+        wait_until(lambda: _is_still(scheduled), interval=0.3)
         seen = len(scheduled.marks())
         go_on()
         wait_until(lambda seen=seen: len(scheduled.marks()) > seen)
@@ -158,7 +158,7 @@ def test_a_run_that_goes_on_at_the_end_is_given_the_grace_and_then_called_off(
 
 def test_a_due_time_while_it_runs_is_skipped(start: Start, wait_until: Wait) -> None:
     gate = threading.Event()
-    memory = start(in_memory().every(seconds=0.02).run(lambda: gate.wait(30)).register())
+    memory = start(in_memory().every(seconds=0.02).run(lambda: gate.wait(60)).register())
     wait_until(lambda: shown(memory)["skipped"] >= 3)
     assert (shown(memory)["runs"], shown(memory)["running"], shown(memory)["last_skip_reason"]) == (1, 1, "overlap")
     gate.set()
@@ -167,7 +167,7 @@ def test_a_due_time_while_it_runs_is_skipped(start: Start, wait_until: Wait) -> 
 
 def test_what_comes_only_once_is_not_skipped(start: Start, wait_until: Wait) -> None:
     gate = threading.Event()
-    memory = start(in_memory().after(seconds=0).after(seconds=0.02).run(lambda: gate.wait(30)).register())
+    memory = start(in_memory().after(seconds=0).after(seconds=0.02).run(lambda: gate.wait(60)).register())
     wait_until(lambda: datetime.now(UTC) > shown(memory)["triggers"][1]["at"])
     assert shown(memory)["runs"] == 1
     gate.set()
@@ -176,7 +176,7 @@ def test_what_comes_only_once_is_not_skipped(start: Start, wait_until: Wait) -> 
 
 def test_what_is_due_waits_for_room_and_the_higher_priority_goes_first(start: Start, wait_until: Wait) -> None:
     gate, order = threading.Event(), list[str]()
-    first = Fleet().schedule("first").in_memory().after(seconds=0).run(lambda: gate.wait(30)).register()
+    first = Fleet().schedule("first").in_memory().after(seconds=0).run(lambda: gate.wait(60)).priority(9).register()
     rest = [
         Fleet()
         .schedule(f"p{priority}")

@@ -61,7 +61,10 @@ def test_twenty_processes_at_once_migrate_once(empty_database: Database) -> None
         subprocess.Popen(MIGRATE, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(20)
     ]
-    queue = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+    queue = (
+        "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+        " and database = (select oid from pg_database where datname = current_database())"
+    )
     wait_until(lambda: value(gate, queue) == 20, 60, what="all twenty stand at the gate")
     gate.close()
     said = [process.communicate(timeout=120)[0].strip() for process in started]

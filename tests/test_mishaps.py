@@ -23,7 +23,7 @@ def test_a_claim_whose_answer_was_lost_is_freed_although_its_worker_lives(
     database: Database, processes: Processes, wait_until: Wait
 ) -> None:
     conn = database.connect()
-    process = worker(processes, "--types", "echo", settings=database.settings(lease=1.5, heartbeat=0.3))
+    process = worker(processes, "--types", "echo", settings=database.settings(lease=60.0, heartbeat=0.3))
     me = process.wait_for_event("worker.registered")["worker"]
     id, _ = tasks.insert(conn, "echo", created_by=1)
     # As the server leaves it when the connection breaks between its commit and its answer.
@@ -38,7 +38,7 @@ def test_a_claim_is_not_forgotten_when_the_next_one_of_the_same_turn_breaks_the_
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    here = database.settings(lease=1.5, heartbeat=0.3)
+    here = database.settings(lease=60.0, heartbeat=0.3)
     worker(processes, "--types", "gated,echo", "--concurrency", "4", settings=here)
     for _ in range(20):  # from now on echo is known to be short, and claimed apart from what is not
         wait_until(ended(conn, tasks.create(conn, "echo", created_by=1)))
@@ -125,7 +125,7 @@ def test_a_backlog_of_short_tasks_does_not_keep_longer_ones_out(
     wait_until(lambda: tasks.find(conn, type=["mostly_short"], status=["success"]).total > 2000)
     slow = tasks.create(conn, "echo_slowly", created_by=1)
     row = wait_until(ended(conn, slow))
-    wait_until(lambda: tasks.find(conn, type=["mostly_short"], status=["success"]).total == 40_000, timeout=60)
+    wait_until(lambda: tasks.find(conn, type=["mostly_short"], status=["success"]).total == 40_000, timeout=120)
     last = tasks.find(conn, type=["mostly_short"], sort="started_at", limit=1).rows[0]
     assert row["started_at"] < last["started_at"]
 
@@ -159,7 +159,7 @@ def test_sigterm_ends_a_worker_whose_database_hangs(database: Database, processe
             == (True,)
         )
     )
-    assert process.stop(timeout=10) == 1
+    assert process.stop() == 1
     blocker.rollback()
 
 
@@ -167,7 +167,7 @@ def test_an_index_built_on_tasks_costs_no_worker_its_lease(
     database: Database, processes: Processes, wait_until: Wait
 ) -> None:
     conn, ddl = database.connect(), database.connect(autocommit=False)
-    here = database.settings(lease=1.5, heartbeat=0.3)
+    here = database.settings(lease=2.5, heartbeat=0.3)
     gone = worker(processes, "--types", "echo", settings=here)
     process = worker(processes, "--types", "echo", settings=here)
     gone.kill()
@@ -177,7 +177,7 @@ def test_an_index_built_on_tasks_costs_no_worker_its_lease(
     conn.execute("select id from tasks limit 1")
     begun_at = conn.execute("select now()").fetchone()
     assert begun_at is not None
-    wait_until(lambda: conn.execute("select now() - %s > interval '3 seconds'", begun_at).fetchone() == (True,))
+    wait_until(lambda: conn.execute("select now() - %s > interval '5 seconds'", begun_at).fetchone() == (True,))
     ddl.rollback()
     assert wait_until(ended(conn, tasks.create(conn, "echo", created_by=1)))["status"] == "success"
     assert process.events("worker.lost") == []

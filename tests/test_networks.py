@@ -31,7 +31,7 @@ from tests.support.processes import Process, Processes
 Wait = Callable[..., Any]
 #: Seconds. What is promised for a half-open connection, and what two busy cores may add.
 NOTICED = 30.0
-SLACK = 15.0
+SLACK = 30.0
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Site:
         here = dataclasses.replace(self.settings, node=host, nickname=host, **settings)
         with self.network[host].inside():
             process = self.processes.worker("--handlers", "tests.support.handlers", *arguments, settings=here)
-        process.wait_for_event("worker.registered", 30)
+        process.wait_for_event("worker.registered")
         return process
 
 
@@ -94,7 +94,7 @@ def test_a_server_that_is_cut_off_loses_its_task_to_another_and_changes_nothing_
     wait_until(begun(gate))
     site.worker("two", "--types", "gated")
     site.network["one"].cut()
-    wait_until(lambda: tasks.get(site.conn, id)["attempt"] == 2, timeout=30)
+    wait_until(lambda: tasks.get(site.conn, id)["attempt"] == 2)
     second = tasks.get(site.conn, id)
     assert second["worker"].startswith("two:")
     # From the last heartbeat that came through: the lease, one heartbeat of the rescuer's, and what busy cores add.
@@ -107,9 +107,9 @@ def test_a_server_that_is_cut_off_loses_its_task_to_another_and_changes_nothing_
     before = wait_until(ended(site.conn, id))
     assert (before["status"], before["attempt"], before["crash_count"]) == ("success", 2, 1)
     site.network["one"].join()
-    one.wait_for_event("worker.lost", 30 + SLACK)
-    wait_until(lambda: len(one.events("worker.registered")) == 2, timeout=30)
-    wait_until(lambda: one.events("task.lost"), timeout=30)
+    one.wait_for_event("worker.lost", NOTICED + SLACK)
+    wait_until(lambda: len(one.events("worker.registered")) >= 2)
+    wait_until(lambda: one.events("task.lost"))
     assert tasks.get(site.conn, id) == before
 
 
@@ -119,7 +119,7 @@ def test_a_server_that_is_back_takes_its_share_again(site: Site, wait_until: Wai
     time.sleep(site.settings.lease / 2)  # a cut that TCP itself bridges: nothing is lost but time
     id = tasks.create(site.conn, "echo", created_by=1)
     site.network["one"].join()
-    assert wait_until(ended(site.conn, id), timeout=30)["status"] == "success"
+    assert wait_until(ended(site.conn, id))["status"] == "success"
     assert tasks.get(site.conn, id)["worker"].startswith("one:")
     assert one.popen.poll() is None
 
@@ -137,9 +137,11 @@ def test_a_half_open_connection_is_noticed_at_both_ends_within_half_a_minute(sit
     wait_until(lambda: site.conn.execute(sessions, [address]).fetchone() == (0,), timeout=NOTICED + SLACK)
     assert time.monotonic() - began < NOTICED + SLACK
     site.network["one"].join()
-    wait_until(lambda: one.events("database.back") or len(one.events("worker.registered")) == 2, timeout=NOTICED)
+    wait_until(
+        lambda: one.events("database.back") or len(one.events("worker.registered")) >= 2, timeout=NOTICED + SLACK
+    )
     id = tasks.create(site.conn, "echo", created_by=1)
-    assert wait_until(ended(site.conn, id), timeout=30)["status"] == "success"
+    assert wait_until(ended(site.conn, id))["status"] == "success"
 
 
 def test_the_api_without_its_link_to_postgres_says_503_and_is_not_ready_until_it_is_back(

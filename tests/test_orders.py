@@ -30,7 +30,7 @@ def test_a_paused_worker_finishes_what_runs_takes_nothing_and_goes_on_when_told(
     running = tasks.create(conn, "gated", {"gate": str(gate)}, created_by=1)
     wait_until(begun(gate))
     order_worker(conn, id_of(process), "pause")
-    process.wait_for_event("worker.paused", timeout=5)
+    process.wait_for_event("worker.paused")
     gate.touch()
     assert wait_until(ended(conn, running))["status"] == "success"
     waiting = [tasks.create(conn, "echo", n, created_by=1) for n in range(3)]
@@ -39,7 +39,7 @@ def test_a_paused_worker_finishes_what_runs_takes_nothing_and_goes_on_when_told(
     assert wait_until(ended(conn, last))["worker"] == id_of(other)
     assert statuses(conn, waiting) == ["fresh"] * 3
     order_worker(conn, id_of(process), "work")
-    process.wait_for_event("worker.resumed", timeout=5)
+    process.wait_for_event("worker.resumed")
     wait_until(lambda: statuses(conn, waiting) == ["success"] * 3)
 
 
@@ -143,7 +143,7 @@ def test_a_worker_for_targeted_tasks_only_takes_what_names_its_node(
 
 @pytest.mark.parametrize("how", [(), ("--no-listen",)], ids=["listening", "deaf"])
 @pytest.mark.parametrize("type", ["gated", "gated_async", "gated_process"])
-def test_a_started_task_that_is_cancelled_stops_within_seconds(
+def test_a_started_task_that_is_cancelled_stops_long_before_the_next_heartbeat(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path, type: str, how: tuple[str, ...]
 ) -> None:
     conn = database.connect()
@@ -153,7 +153,7 @@ def test_a_started_task_that_is_cancelled_stops_within_seconds(
     id = tasks.create(conn, type, {"gate": str(gate), "heeds": True}, created_by=1)
     wait_until(begun(gate))
     conn.execute("select cancel_task(%s)", (id,))
-    row = wait_until(ended(conn, id), timeout=8)
+    row = wait_until(ended(conn, id))
     assert (row["status"], row["worker"], row["failure_count"]) == ("cancelled", id_of(process), 0)
 
 

@@ -39,10 +39,10 @@ def echo() -> Iterator[tuple[Proxy, socket.socket, socket.socket]]:
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         Proxy(listener.getsockname()[:2]) as proxy,
-        socket.create_connection((proxy.host, proxy.port), timeout=10) as client,
+        socket.create_connection((proxy.host, proxy.port), timeout=40) as client,
     ):
         server, _ = listener.accept()
-        server.settimeout(10)
+        server.settimeout(40)
         with server:
             yield proxy, client, server
 
@@ -66,8 +66,8 @@ def test_a_paused_proxy_tells_nobody_and_loses_nothing(echo: tuple[Proxy, socket
     assert silent(client)
     assert silent(server)
     proxy.resume()
-    client.settimeout(10)
-    server.settimeout(10)
+    client.settimeout(40)
+    server.settimeout(40)
     assert server.recv(100) == b"question"
     assert client.recv(100) == b"answer"
     assert client.recv(100) == b""
@@ -108,7 +108,7 @@ def test_an_end_that_is_not_told_of_the_cut_stays_half_open(
     proxy.resume()
     assert silent(client)
     proxy.heal()
-    client.settimeout(10)
+    client.settimeout(40)
     with pytest.raises(ConnectionResetError):
         client.recv(1)
 
@@ -144,12 +144,12 @@ def test_a_proxy_outlives_the_server_behind_it() -> None:
         listener.close()
         with (
             pytest.raises(ConnectionResetError),  # may come before the connection is there
-            socket.create_connection((proxy.host, proxy.port), timeout=10) as client,
+            socket.create_connection((proxy.host, proxy.port), timeout=40) as client,
         ):
             client.recv(1)
         with (
             socket.create_server(address) as again,
-            socket.create_connection((proxy.host, proxy.port), timeout=10) as client,
+            socket.create_connection((proxy.host, proxy.port), timeout=40) as client,
         ):
             server, _ = again.accept()
             server.sendall(b"back")

@@ -12,13 +12,14 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from tests.support.waiting import wait_until
 
 RUN_PY = Path(__file__).resolve().parent.parent / "run.py"
 
@@ -113,15 +114,12 @@ def test_two_starts_at_once_install_once(installed: Path) -> None:
     (installed / "requirements.lock").write_text("# changed\n")
     (installed / "gate").touch()
     first = start(installed, "up")
-    deadline = time.monotonic() + 30
-    while not pip_calls(installed):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: pip_calls(installed))
     second = start(installed, "up")
     assert second.stderr is not None
     assert "waiting" in second.stderr.readline()
     (installed / "gate").unlink()
-    assert first.communicate(timeout=30)[0] == second.communicate(timeout=30)[0]
+    assert first.communicate(timeout=60)[0] == second.communicate(timeout=60)[0]
     assert (first.returncode, second.returncode) == (0, 0)
     assert len(pip_calls(installed)) == 2
 
@@ -130,18 +128,15 @@ def test_the_pip_of_a_killed_run_py_keeps_the_next_one_waiting(installed: Path) 
     (installed / "requirements.lock").write_text("# changed\n")
     (installed / "gate").touch()
     first = start(installed, "up")
-    deadline = time.monotonic() + 30
-    while not pip_calls(installed):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: pip_calls(installed))
     first.kill()
     second = start(installed, "up")
     assert second.stderr is not None
     assert "waiting" in second.stderr.readline()
     second.kill()
     (installed / "gate").unlink()
-    first.communicate(timeout=30)
-    second.communicate(timeout=30)
+    first.communicate(timeout=60)
+    second.communicate(timeout=60)
     assert not (installed / ".venv" / "installed-by-run.py").exists()
 
 

@@ -125,7 +125,7 @@ def test_ten_fleets_at_once_register_fifty_schedules_without_duplicates_or_deadl
 
     def register_all(shift: int) -> dict[str, str]:
         conn = database.connect()
-        gate.wait(30)
+        gate.wait(60)
         return dict(schedules.put_all(conn, wanted[shift:] + wanted[:shift]))
 
     with ThreadPoolExecutor(10) as pool:
@@ -239,7 +239,7 @@ def test_of_many_who_press_the_button_at_once_one_gets_a_run(database: Database)
 
     def press(_: int) -> str | None:
         mine = database.connect()
-        gate.wait(30)
+        gate.wait(60)
         return sqlstate(mine, "select trigger_schedule('s')")
 
     with ThreadPoolExecutor(8) as pool:
@@ -296,7 +296,7 @@ def test_settles_of_the_same_schedules_in_any_order_do_not_wait_for_each_other(d
     ids = claim(conn, 4)
     finish = "select finish_tasks(%s, %s, '{1,1}', '{r,r}')"
     with conn.transaction(), second.transaction():
-        second.execute("set local lock_timeout = '5 s'")
+        second.execute("set local lock_timeout = '10 s'")
         conn.execute(finish, [WORKER, [ids[0], ids[1]]])
         second.execute(finish, [WORKER, [ids[3], ids[2]]])
     assert [state.successes for state in schedules.find(conn).schedules] == [2, 2]

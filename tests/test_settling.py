@@ -13,8 +13,9 @@ import pytest
 from pgfleet import tasks
 from tests.support.database import Database
 from tests.support.fleet import Connection
+from tests.support.following import ended, register
 from tests.support.processes import Processes
-from tests.test_worker import ended, register, worker
+from tests.support.workers import worker
 
 Wait = Callable[..., Any]
 

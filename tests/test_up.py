@@ -122,7 +122,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
     for up in started:
         if up.popen.poll() is None:
             up.end(signal.SIGTERM)
-    wait_until(lambda: not any(alive(up.folder) for up in started), 30, what="the end of all processes")
+    wait_until(lambda: not any(alive(up.folder) for up in started), PATIENCE, what="the end of all processes")
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_it_serves_and_says_how_until_ctrl_c(embedded_folder: Path, start: Calla
         # The words it prints work.
         request = urllib.request.Request(up["api_url"] + "/v1/files")
         request.add_header("Authorization", f"Bearer {up['tokens']['reader']}")
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=40) as answer:
             assert len(json.load(answer)) >= 1
         # The CLI finds it through the folder alone.
         settings = settings_module.from_env({"PGFLEET_DIR": str(embedded_folder)})
@@ -187,21 +187,24 @@ def test_it_serves_and_says_how_until_ctrl_c(embedded_folder: Path, start: Calla
 def test_after_kill_9_its_processes_end_and_the_next_run_takes_over(
     embedded_folder: Path, start: Callable[..., Up]
 ) -> None:
+    def workers() -> int:
+        return len(alive(embedded_folder, "pgfleet.cli.main", "worker"))
+
     first = start(embedded_folder)
     before = first.ready()
-    assert len(alive(embedded_folder, "pgfleet.cli.main", "worker")) == 4, "two, each with its keeper"
+    wait_until(lambda: workers() == 4, PATIENCE, what="two, each with its keeper")
     first.end(signal.SIGKILL)
     assert (embedded_folder / "up.json").exists()  # what it left behind
     second = start(embedded_folder)  # at once: the first one's processes are still ending
     after = second.ready()
-    assert len(alive(embedded_folder, "pgfleet.cli.main", "worker")) == 4, "two, each with its keeper"
+    wait_until(lambda: workers() == 4, PATIENCE, what="two, each with its keeper")
     # The secret is kept, so yesterday's token is still good.
     request = urllib.request.Request(after["api_url"] + "/v1/files")
     request.add_header("Authorization", f"Bearer {before['tokens']['reader']}")
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=40) as answer:
         assert answer.status == 200
     second.end(signal.SIGKILL)
-    wait_until(lambda: not alive(embedded_folder), 30, what="the end of all processes")
+    wait_until(lambda: not alive(embedded_folder), PATIENCE, what="the end of all processes")
 
 
 def test_with_a_given_database_no_other_is_made(
@@ -253,7 +256,9 @@ def test_a_process_that_can_not_start_is_shown_with_its_own_words(
 def test_sigterm_while_it_starts_stops_what_had_started(
     given: dict[str, str], start: Callable[..., Up], tmp_path: Path
 ) -> None:
-    up = start(tmp_path / "up", **given)
+    # Its workers never come to their export, so that it is not up before the signal, however fast the machine.
+    (tmp_path / "takes_for_ever.py").write_text("import time\ntime.sleep(600)\n")
+    up = start(tmp_path / "up", PGFLEET_HANDLERS="takes_for_ever", PYTHONPATH=str(tmp_path), **given)
     wait_until(lambda: alive(up.folder, "worker"), PATIENCE)
     assert up.end(signal.SIGTERM) == 1
     assert "Interrupted before it was up" in up.err

@@ -110,13 +110,13 @@ def test_a_long_task_of_a_live_worker_is_never_rescued(
 ) -> None:
     conn = database.connect()
     gate = tmp_path / "gate"
-    quick = database.settings(lease=1.0, heartbeat=0.2)
+    quick = database.settings(lease=2.5, heartbeat=0.2)
     worker(processes, "--types", "gated", settings=quick)
     worker(processes, "--types", "gated", settings=quick)
     id = tasks.create(conn, "gated", {"gate": str(gate)}, created_by=1)
     wait_until(begun(gate))
     started = tasks.get(conn, id)["started_at"]
-    wait_until(lambda: conn.execute("select now() - %s > interval '2.5 seconds'", (started,)).fetchone() == (True,))
+    wait_until(lambda: conn.execute("select now() - %s > interval '6 seconds'", (started,)).fetchone() == (True,))
     gate.touch()
     row = wait_until(ended(conn, id))
     assert (row["status"], row["attempt"]) == ("success", 1)

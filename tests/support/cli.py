@@ -50,5 +50,5 @@ def on_terminal(settings: Settings, *arguments: str) -> str:
         except OSError:  # how Linux says that the other side is closed
             pass
         os.close(leader)
-        assert process.wait(30) == 0, process.stderr
+        assert process.wait(40) == 0, process.stderr
     return shown.decode()

@@ -124,6 +124,6 @@ class Blocked:
     def result(self) -> Any:
         """What the call answered or raised, once the lock was given up."""
         try:
-            return self._future.result(15)
+            return self._future.result(40)
         finally:
             self._pool.shutdown()

@@ -81,7 +81,7 @@ class Process:
         """SIGKILL to its whole group, as a server that loses power; returns when the process is gone."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        self.popen.wait(10)
+        self.popen.wait(40)
 
 
 class Processes:
@@ -134,7 +134,7 @@ class Processes:
             except (urllib.error.URLError, OSError):
                 return False
 
-        wait_until(healthy, 30, what="/health")
+        wait_until(healthy, what="/health")
         return process
 
     def end(self) -> None:
