@@ -221,3 +221,14 @@ def own_postgres() -> Iterator[Any]:
     postgres, remove = servers.embedded(Path(bin_dir) if bin_dir else None, {})
     yield postgres
     remove()
+
+
+@pytest.fixture
+def away(own_postgres: Any) -> Iterator[Database]:
+    """A migrated database on a Postgres of this test's own, which may go away."""
+    from pgfleet import migrate
+
+    database = Database(own_postgres.url())
+    migrate.migrate(database.settings())
+    yield database
+    database.close()

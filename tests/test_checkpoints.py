@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from pgfleet import migrate, tasks
+from pgfleet import tasks
 from tests.support.database import Database
 from tests.support.following import begun, ended, result
 from tests.support.processes import Processes
@@ -126,13 +126,10 @@ def test_a_zombies_checkpoint_changes_nothing_and_ends_it(
 
 
 def test_a_checkpoint_waits_for_postgres(
-    own_postgres: Any, processes: Processes, wait_until: Wait, tmp_path: Path
+    own_postgres: Any, away: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
-    database = Database(own_postgres.url())
-    here = database.settings(lease=30.0)
-    migrate.migrate(here)
-    conn = database.connect()
-    process = attempting(processes, "--types", "steps", settings=here)
+    conn = away.connect()
+    process = attempting(processes, "--types", "steps", settings=away.settings(lease=30.0))
     gate, file = tmp_path / "gate", tmp_path / "steps"
     id = tasks.create(conn, "steps", {"gate": str(gate), "file": str(file)}, created_by=1)
     wait_until(begun(gate))
@@ -142,10 +139,9 @@ def test_a_checkpoint_waits_for_postgres(
     process.wait_for_event("report.waiting")
     assert file.read_text().splitlines() == ["1 0", "1 1", "1 2"], "it went on before its checkpoint was durable"
     own_postgres.start()
-    conn = database.connect()
+    conn = away.connect()
     row = wait_until(ended(conn, id))
     assert (result(row), row["attempt"]) == ({"began_at": 0}, 1)
-    database.close()
 
 
 def test_the_row_holds_the_checkpoint_while_the_task_runs(

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from pgfleet import migrate, tasks
+from pgfleet import tasks
 from tests.support.database import Database
 from tests.support.following import begun, ended
 from tests.support.processes import Processes
@@ -19,15 +17,6 @@ from tests.support.proxy import Proxy
 from tests.support.workers import worker
 
 Wait = Callable[..., Any]
-
-
-@pytest.fixture
-def away(own_postgres: Any) -> Iterator[Database]:
-    """A migrated database on a Postgres of this test's own."""
-    database = Database(own_postgres.url())
-    migrate.migrate(database.settings())
-    yield database
-    database.close()
 
 
 def test_postgres_may_stop_and_come_back(

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from pgfleet import migrate, tasks
+from pgfleet import tasks
 from tests.support.database import Database
 from tests.support.following import register
 from tests.support.processes import Processes
@@ -20,18 +20,16 @@ Wait = Callable[..., Any]
 
 
 def test_nothing_created_or_settled_is_lost_when_postgres_is_killed(
-    own_postgres: Any, processes: Processes, wait_until: Wait
+    own_postgres: Any, away: Database, processes: Processes, wait_until: Wait
 ) -> None:
-    database = Database(own_postgres.url())
-    here = database.settings(lease=30.0, heartbeat=1.0)
-    migrate.migrate(here)
-    observer = database.connect()
+    here = away.settings(lease=30.0, heartbeat=1.0)
+    observer = away.connect()
     register(observer, "echo")
     created: list[int] = []
 
     def create() -> None:
         try:
-            with psycopg.connect(database.url, autocommit=True) as conn:
+            with psycopg.connect(away.url, autocommit=True) as conn:
                 while True:
                     created.append(tasks.create(conn, "echo", created_by=1))
         except Exception:
@@ -49,11 +47,10 @@ def test_nothing_created_or_settled_is_lost_when_postgres_is_killed(
     process.wait_for_event("database.away")
     own_postgres.stop()
     own_postgres.start()
-    observer = database.connect()
+    observer = away.connect()
     still = {row[0]: row[1] for row in observer.execute("select id, status from tasks")}
     assert set(created) <= set(still)
     assert {still[id] for id in settled} == {"success"}
     wait_until(lambda: tasks.find(observer, status=["success"]).total == len(still), timeout=120)
     again = observer.execute("select count(*) from tasks where failure_count > 0 or crash_count > 0").fetchone()
     assert again == (0,)
-    database.close()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pgfleet import migrate, schedules, tasks
+from pgfleet import schedules, tasks
 from pgfleet.housekeeping import PURGE
 from pgfleet.schedules import Schedule, Trigger
 from pgfleet.workers import order_worker
@@ -294,15 +294,6 @@ def test_a_worker_that_stands_still_while_it_fires_keeps_the_others_back_for_sec
     schedules.stop(conn)
     found = dues(conn, "tick")
     assert steps(found) == {timedelta(seconds=0.5)}
-
-
-@pytest.fixture
-def away(own_postgres: Any) -> Iterator[Database]:
-    """A migrated database on a Postgres of this test's own."""
-    database = Database(own_postgres.url())
-    migrate.migrate(database.settings())
-    yield database
-    database.close()
 
 
 def test_postgres_restarts_across_due_times_and_each_is_fired_once(

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pgfleet import migrate, tasks
+import pytest
+
+from pgfleet import tasks
 from tests.support.database import Database
 from tests.support.following import begun, ended
 from tests.support.processes import Process, Processes, is_alive
@@ -38,6 +40,21 @@ def seconds_pass(database: Database, seconds: float) -> Callable[[], bool]:
     conn = database.connect()
     (since,) = conn.execute("select now()").fetchone() or (None,)
     return lambda: conn.execute("select now() - %s > %s * interval '1 second'", (since, seconds)).fetchone() == (True,)
+
+
+AtTheGate = tuple[Process, int, Path]
+
+
+@pytest.fixture
+def at_the_gate(database: Database, processes: Processes, wait_until: Wait, tmp_path: Path) -> AtTheGate:
+    """A worker with a short lease, the task that it holds, and the gate at which that waits. Another worker would rescue it."""
+    here = database.settings(**SHORT)
+    gate = tmp_path / "gate"
+    process = worker(processes, "--types", "gated", settings=here)
+    worker(processes, "--types", "echo", settings=here)
+    id = tasks.create(database.connect(), "gated", {"gate": str(gate)}, created_by=1)
+    wait_until(begun(gate))
+    return process, id, gate
 
 
 def test_a_handler_that_holds_the_interpreter_for_several_leases_keeps_its_task(
@@ -88,38 +105,29 @@ def test_a_killed_workers_tasks_are_rescued_long_before_its_lease_ends(
 
 
 def test_a_worker_killed_while_postgres_is_away_is_given_up_when_it_is_back(
-    own_postgres: Any, processes: Processes, wait_until: Wait, tmp_path: Path
+    own_postgres: Any, away: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
-    database = Database(own_postgres.url())
-    here = database.settings(**LONG)
-    migrate.migrate(here)
-    conn = database.connect()
+    conn = away.connect()
     gate = tmp_path / "gate"
-    process = worker(processes, "--types", "gated", settings=here)
+    process = worker(processes, "--types", "gated", settings=away.settings(**LONG))
     id = tasks.create(conn, "gated", {"gate": str(gate)}, created_by=1)
     wait_until(begun(gate))
-    database.close()
+    conn.close()
     own_postgres.stop()
     process.wait_for_event("database.away")
     process.signal(signal.SIGKILL)
     process.wait()
     own_postgres.start()
-    conn = database.connect()
+    conn = away.connect()
     wait_until(lambda: tasks.get(conn, id)["status"] == "fresh")
-    database.close()
 
 
 def test_a_worker_that_stands_still_loses_its_lease(
-    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
+    database: Database, at_the_gate: AtTheGate, wait_until: Wait
 ) -> None:
+    zombie, id, gate = at_the_gate
     conn = database.connect()
-    here = database.settings(**SHORT)
-    gate = tmp_path / "gate"
-    zombie = worker(processes, "--types", "gated", settings=here)
-    id = tasks.create(conn, "gated", {"gate": str(gate)}, created_by=1)
-    wait_until(begun(gate))
     zombie.signal(signal.SIGSTOP)
-    worker(processes, "--types", "echo", settings=here)
     wait_until(lambda: tasks.get(conn, id)["status"] == "fresh")
     zombie.wait_for_event("heartbeat.paused")
     zombie.signal(signal.SIGCONT)
@@ -130,15 +138,10 @@ def test_a_worker_that_stands_still_loses_its_lease(
 
 
 def test_without_its_keeper_the_worker_keeps_the_lease_itself(
-    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
+    database: Database, at_the_gate: AtTheGate, wait_until: Wait
 ) -> None:
+    process, id, gate = at_the_gate
     conn = database.connect()
-    here = database.settings(**SHORT)
-    gate = tmp_path / "gate"
-    process = worker(processes, "--types", "gated", settings=here)
-    worker(processes, "--types", "echo", settings=here)
-    id = tasks.create(conn, "gated", {"gate": str(gate)}, created_by=1)
-    wait_until(begun(gate))
     os.kill(keeper(process), signal.SIGKILL)
     assert process.wait_for_event("keeper.lost")["why"] == "dead"
     assert children(process) == {}
@@ -161,21 +164,15 @@ def test_a_keeper_that_falls_silent_is_replaced(database: Database, processes: P
 
 
 def test_a_signal_to_the_whole_process_group_ends_the_keeper_last(
-    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
+    database: Database, at_the_gate: AtTheGate, wait_until: Wait
 ) -> None:
-    conn = database.connect()
-    here = database.settings(**SHORT)
-    gate = tmp_path / "gate"
-    process = worker(processes, "--types", "gated", settings=here)
-    worker(processes, "--types", "echo", settings=here)
-    id = tasks.create(conn, "gated", {"gate": str(gate)}, created_by=1)
-    wait_until(begun(gate))
+    process, id, gate = at_the_gate
     watch = keeper(process)
     os.killpg(process.pid, signal.SIGINT)
     process.wait_for_event("worker.stopping")
     wait_until(seconds_pass(database, 4.5))
     gate.touch()
     assert process.wait() == 0
-    row = tasks.get(conn, id)
+    row = tasks.get(database.connect(), id)
     assert (row["status"], row["attempt"], row["crash_count"]) == ("success", 1, 0)
     assert not is_alive(watch)

@@ -26,10 +26,18 @@ def come_due(conn: Connection, ago: timedelta = timedelta(seconds=1), name: str 
     return [row[0] for row in conn.execute(query, [ago, name])]
 
 
-def finish(conn: Connection) -> int:
+def settle(conn: Connection, status: str) -> int:
+    """Let the worker claim a task and end it so; answers its id."""
     (id,) = claim(conn)
-    assert value(conn, "select finish_tasks(%s, %s, '{1}', '{done}')", WORKER, [id]) == []
+    if status == "success":
+        assert value(conn, "select finish_tasks(%s, %s, '{1}', '{done}')", WORKER, [id]) == []
+    elif status == "failure":
+        conn.execute("select fail_task(%s, %s, 1, 'broke', give_up => true)", [WORKER, id])
     return id
+
+
+def finish(conn: Connection) -> int:
+    return settle(conn, "success")
 
 
 def due_times(conn: Connection) -> list[datetime]:

@@ -39,3 +39,7 @@ TRANSITIONS: dict[str, tuple[str, dict[str, str]]] = {
     "resume_task": (WRONG, {"crashed": "fresh"}),
     "configure_task": (WRONG, {s: s for s in STATUSES if s not in ("success", "cancelled")}),
 }
+
+SHA = "0" * 64
+#: Worker, task, attempt, file name, :data:`SHA`.
+FINISH_EXPORT = "select finish_export(%s, %s, %s, '{}', %s, 1, 'csv', 1, %s)"
