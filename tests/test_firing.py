@@ -140,11 +140,6 @@ def test_firing_stops_and_starts_for_the_whole_fleet(
     every(conn, "tick", 0.1, overlap="allow")
     wait_until(lambda: len(runs(conn, "tick")) > 1)
     schedules.stop(conn)
-    under_way = (
-        "select count(*) from pg_stat_activity"
-        " where application_name = 'pgfleet firing' and state <> 'idle' and datname = current_database()"
-    )
-    wait_until(lambda: value(conn, under_way) == 0)  # what had looked before the stop fires yet
     before = value(conn, "select max(due_at) from tasks")
     due = "select due_at + interval '0.5 s' < now() from triggers where schedule = 'tick'"
     wait_until(lambda: value(conn, due))

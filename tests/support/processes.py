@@ -121,13 +121,10 @@ class Processes:
 
     def api(self, *arguments: str, settings: Settings | None = None, env: Mapping[str, str] | None = None) -> Process:
         """``pgfleet api ARGUMENTS`` on a free port; returns with ``url`` set when ``/health`` answers."""
-        port = free_port()
-        process = self.start("api", *arguments, settings=settings, env={"PGFLEET_API_PORT": str(port), **(env or {})})
-        process.url = f"http://127.0.0.1:{port}"
+        process = self.start("api", *arguments, settings=settings, env={"PGFLEET_API_PORT": "0", **(env or {})})
+        process.url = process.wait_for_event("api.listening")["url"]
 
         def healthy() -> bool:
-            if process.popen.poll() is not None:
-                raise RuntimeError(f"the API ended with {process.popen.returncode}:\n{process.text()}")
             try:
                 with urllib.request.urlopen(process.url + "/health", timeout=5) as answer:
                     return bool(answer.status == 200)
