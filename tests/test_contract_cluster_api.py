@@ -6,7 +6,6 @@ import dataclasses
 import re
 import uuid
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -135,15 +134,6 @@ def test_an_items_fields_say_what_the_row_says(conn: Any, admin: Any) -> None:
     item = admin("GET", f"{ROOT}/{item_ids.of_task(id)}").json
     assert (item["status"], item["failureCount"], item["lastExecutionDate"]) == ("SCHEDULED", 1, began)
     assert UTC_TIME.fullmatch(item["nextScheduledExecution"])
-
-
-def test_a_schedules_run_tells_when_it_is_due_next(database: Database, admin: Any) -> None:
-    conn = database.connect()
-    hourly = schedules.Trigger("interval", every=timedelta(hours=1))
-    schedules.put(conn, schedules.Schedule("hourly", "csv_export", (hourly,)))
-    id = schedules.trigger(conn, "hourly")
-    due = admin("GET", "/v1/schedules/hourly").json["next_due"]
-    assert admin("GET", f"{ROOT}/{item_ids.of_task(id)}").json["nextScheduledExecution"] == due
 
 
 def test_filters_combine(database: Database, conn: Any, admin: Any) -> None:

@@ -21,9 +21,9 @@ STATUSES: dict[str, Status] = {
     "crashed": "CRASHED",
 }
 
-#: What a list can be sorted by, and what that is called in queries/cluster.sql.
+#: What a list can be sorted by, and what that is called in queries/cluster.sql. Ids sort by nothing but the kinds' own order.
 SORTS = {
-    "itemId": "id",
+    "itemId": "nothing",
     "taskType": "type",
     "status": "status_rank",
     "nextScheduledExecution": "next_execution",
@@ -33,22 +33,27 @@ SORTS = {
 
 
 class Item(Model):
-    """A task, or a schedule that a worker keeps in memory."""
+    """A task, a schedule, or a schedule that a worker keeps in memory."""
 
     itemId: Annotated[str, Field(json_schema_extra={"format": "uuid"})]
-    taskType: Annotated[str, Field(description="The task's type; of one in memory, its name.")]
-    status: Status
-    nextScheduledExecution: Annotated[
-        Time | None, Field(description="When it is due; of a schedule's run, when that is due next.")
+    taskType: Annotated[
+        str, Field(description="The task's type, or that of the schedule's runs; of one in memory, its name.")
     ]
-    lastExecutionDate: Annotated[Time | None, Field(description="When its last attempt began.")]
-    failureCount: int
+    status: Status
+    nextScheduledExecution: Annotated[Time | None, Field(description="When it is due; null where no time is set.")]
+    lastExecutionDate: Annotated[
+        Time | None, Field(description="When its last attempt began; when a schedule's last run was made.")
+    ]
+    failureCount: Annotated[int, Field(description="Of the task's attempts, or of the schedule's runs.")]
     persistent: Annotated[bool, Field(description="False: kept in a worker's memory, gone with it.")]
     parameters: Annotated[Any, Field(description="Its data: JSON parsed, any other text as it is.")]
     currentStep: str | None
     statusDetails: Annotated[
         dict[str, Any],
-        Field(description="attempt, worker, progress (0 to 1), secondsLeft, cancelRequested, error and result."),
+        Field(
+            description="Of a task: attempt, worker, progress (0 to 1), secondsLeft, cancelRequested, error, result, schedule; "
+            "of a schedule: schedule, enabled, running, owed, lastRun, lastStatus, successCount, skipped and error."
+        ),
     ]
     checkpointData: Annotated[Any, Field(description="What its next attempt goes on from.")]
     maxRetries: int

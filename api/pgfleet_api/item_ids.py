@@ -2,6 +2,7 @@
 
 48 bits spell ``pgflee``, and the id stands in the last 64, around the two bits that every UUID has there: 42 is
 ``7067666c-6565-8000-8000-00000000002a``. What is kept in memory has no number: its UUID is version 5 of worker and name.
+A schedule's is of version 8, too, made of its name's SHA-256; it stands in the schedule's row.
 """
 
 from __future__ import annotations
@@ -22,9 +23,14 @@ def of_task(id: int) -> str:
     return str(uuid.UUID(int=_FIXED | bits >> 62 << 64 | bits & _LOW))
 
 
+def is_uuid(text: str) -> bool:
+    """Is it one in the usual form, of whatever version?"""
+    return _FORM.fullmatch(text) is not None
+
+
 def task_of(text: str) -> int | None:
     """The task's id that a UUID stands for; None where it is none of ours, or no UUID."""
-    if not _FORM.fullmatch(text):
+    if not is_uuid(text):
         return None
     number = uuid.UUID(text).int
     bits = (number >> 64 & 3) << 62 | number & _LOW
