@@ -29,6 +29,8 @@ LEAST_PAUSE = 1.0
 #: Seconds after which a run gives its slot back, and for how long: others may have waited for it.
 SPELL = 60.0
 INTERMISSION = 30.0
+#: Seconds after which a run begins to tell how far it is. Most are over by then, and telling takes connections that stay.
+QUIET = 5.0
 #: A step of the purge is followed by a rest this many times as long, so that it takes a fifth of one connection's time.
 REST = 4.0
 #: Seconds, for the same.
@@ -91,7 +93,7 @@ class Housekeeping:
         saved = task.saved or {}
         after, files = saved.get("after", 0), saved.get("files", 0)
         tasks = Counter(saved.get("tasks", {}))
-        until, newest = time.monotonic() + SPELL, housekeeping.newest(conn)
+        start, newest = time.monotonic(), housekeeping.newest(conn)
         while True:
             began = time.monotonic()
             done = housekeeping.purge_step(conn, self._terms, after=after)
@@ -104,29 +106,31 @@ class Housekeeping:
             if done.reached is None:
                 return {"tasks": dict(tasks), "files": files}
             after = done.reached
-            task.progress(after, max(after + 1, newest), f"{tasks.total()} tasks removed")
+            if began >= start + QUIET:
+                task.progress(after, max(after + 1, newest), f"{tasks.total()} tasks removed so far")
             self._rest(task, max(LEAST_REST, REST * (time.monotonic() - began)))
-            self._go_on(task, until, {"after": after, "tasks": dict(tasks), "files": files})
+            self._go_on(task, start, {"after": after, "tasks": dict(tasks), "files": files})
 
     def sweep(self, task: Task, conn: db.Connection) -> dict[str, Any]:
         """Remove from the volume what nobody wants; answers how many files."""
         saved = task.saved or {}
         files = saved.get("files", 0)
-        until = time.monotonic() + SPELL
+        start = time.monotonic()
         for step in housekeeping.sweep(conn, self._settings.export_dir, after=saved.get("after", "")):
             for file in step.files:
                 of, attempt = file.attempt or (None, None)
                 self._log.info("housekeeping.swept", filename=file.name, bytes=file.bytes, task=of, attempt=attempt)
             self._complain(step.failed)
             files += len(step.files)
-            task.progress(0, 1, f"{files} files removed")
-            self._go_on(task, until, {"after": step.reached, "files": files})
+            if time.monotonic() >= start + QUIET:
+                task.progress(0, 1, f"{files} files removed so far")
+            self._go_on(task, start, {"after": step.reached, "files": files})
         return {"files": files}
 
-    def _go_on(self, task: Task, until: float, reached: dict[str, Any]) -> None:
+    def _go_on(self, task: Task, start: float, reached: dict[str, Any]) -> None:
         """Return where the run may; else save what it has ``reached``, for its next attempt, and end it."""
         stopping = self._stop.is_set()
-        if not (stopping or task.cancelled or time.monotonic() > until):
+        if not (stopping or task.cancelled or time.monotonic() > start + SPELL):
             return
         task.checkpoint(reached)  # raises Cancelled where the task was called off
         if stopping:
