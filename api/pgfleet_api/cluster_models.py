@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from pgfleet_api.models import MAX_RETRY_DELAY, Model, Names, Paging, Time, names
+from pgfleet_api.fields import MAX_RETRY_DELAY, Names, Time, names
+from pgfleet_api.models import Model, Paging
 
 Status = Literal["SCHEDULED", "WAITING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED", "CRASHED"]
 

@@ -13,7 +13,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from pgfleet.tasks import MAX_BIGINT
 from pgfleet_api.errors import Refused
-from pgfleet_api.models import storable
+from pgfleet_api.fields import storable
 
 M = TypeVar("M", bound=BaseModel)
 

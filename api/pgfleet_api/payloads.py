@@ -8,7 +8,7 @@ from typing import Any
 from pgfleet.tasks import MAX_BIGINT
 from pgfleet.tokens import User
 from pgfleet_api.errors import Refused
-from pgfleet_api.models import storable
+from pgfleet_api.fields import storable
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pgfleet.tasks import MAX_BIGINT
-from pgfleet_api.models import MAX_DELAY, MAX_RETRY_DELAY, MAX_TIMEOUT, Model, Moment, Paging, Text, Time
+from pgfleet_api.fields import MAX_DELAY, MAX_RETRY_DELAY, MAX_TIMEOUT, Moment, Text, Time
+from pgfleet_api.models import Model, Paging
 
 #: As the tables' own checks have it.
 NAME = r"^[A-Za-z0-9_]([A-Za-z0-9_.: -]{0,98}[A-Za-z0-9_.:-])?$"

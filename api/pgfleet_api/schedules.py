@@ -10,7 +10,7 @@ from flask import Blueprint, Response
 from pgfleet import db, schedules
 from pgfleet.errors import ScheduleNotFound
 from pgfleet.tokens import User
-from pgfleet_api import deeds, kept_in_memory, messages, models, payloads, responses
+from pgfleet_api import deeds, fields, kept_in_memory, messages, models, payloads, responses
 from pgfleet_api import schedule_models as m
 from pgfleet_api.auth import admin_only
 from pgfleet_api.errors import Refused
@@ -255,7 +255,7 @@ def _trigger(given: m.IntervalTrigger | m.CronTrigger | m.EventTrigger | m.OnceT
 def _storable(name: str) -> str:
     """The schedule's or event's name from the URL; 404 where it is none that could be stored."""
     try:
-        return models.storable(name)
+        return fields.storable(name)
     except ValueError:
         raise Refused(404, "No schedule and no event has such a name.") from None
 

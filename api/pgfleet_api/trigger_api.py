@@ -14,7 +14,7 @@ from flask import Blueprint, Response, g, request
 from pgfleet import db, schedules
 from pgfleet.errors import RunUnfinished, ScheduleNotFound
 from pgfleet.tokens import User
-from pgfleet_api import deeds, errors, kept_in_memory, messages, models
+from pgfleet_api import deeds, errors, fields, kept_in_memory, messages
 from pgfleet_api import trigger_models as m
 from pgfleet_api.auth import caller
 from pgfleet_api.errors import Refused
@@ -78,7 +78,7 @@ def read(user: User | None) -> Response:
 @permitted
 def trigger(user: User | None, name: str) -> Response:
     try:
-        models.storable(name)
+        fields.storable(name)
     except ValueError as error:
         raise Refused(404, f"No schedule has such a name: {error}.") from None
     with state().connections.take() as conn:

@@ -6,16 +6,22 @@ call is a transaction of its own.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from psycopg.rows import dict_row
 from psycopg.sql import SQL, Identifier
 
 from pgfleet import db, sql
+from pgfleet.creating import Wanted as Wanted
+from pgfleet.creating import create as create
+from pgfleet.creating import create_for_all_nodes as create_for_all_nodes
+from pgfleet.creating import create_many as create_many
+from pgfleet.creating import insert as insert
+from pgfleet.creating import insert_allowed as insert_allowed
+from pgfleet.creating import notify as notify
 from pgfleet.errors import TaskNotFound
 
 STATUSES = ("waiting", "fresh", "started", "success", "failure", "crashed", "cancelled")
@@ -32,194 +38,6 @@ class Page:
     rows: list[dict[str, Any]]
     offset: int
     total: int
-
-
-#: Kept: json.dumps() makes one anew for every call that asks for anything (2.2 instead of 1.4 us a task).
-_ENCODER = json.JSONEncoder(ensure_ascii=False)
-
-
-def _text(data: Any) -> str | None:
-    return data if data is None or isinstance(data, str) else _ENCODER.encode(data)
-
-
-def _arguments(
-    type: str,
-    data: Any,
-    created_by: int,
-    priority: int,
-    run_at: datetime | None,
-    delay: timedelta | None,
-    max_retries: int | None,
-    retry_delay: timedelta | None,
-    unique_key: str | None,
-    timeout: timedelta | None,
-    node: str | None,
-) -> dict[str, Any]:
-    return {
-        "type": type,
-        "data": _text(data),
-        "created_by": created_by,
-        "priority": priority,
-        "run_at": run_at,
-        "delay": delay,
-        "max_retries": max_retries,
-        "retry_delay": retry_delay,
-        "unique_key": unique_key,
-        "timeout": timeout,
-        "node": node,
-    }
-
-
-def create(
-    conn: db.Connection,
-    type: str,
-    data: Any = None,
-    *,
-    created_by: int,
-    priority: int = 0,
-    run_at: datetime | None = None,
-    delay: timedelta | None = None,
-    max_retries: int | None = None,
-    retry_delay: timedelta | None = None,
-    unique_key: str | None = None,
-    timeout: timedelta | None = None,
-    node: str | None = None,
-) -> int:
-    """Create one task inside the caller's transaction and wake the fleet with its commit; answers the id.
-
-    ``data`` is stored as it is when it is a text, as its JSON otherwise. With ``unique_key``, the id of an unfinished
-    task of the same type and key is answered instead. ``timeout`` ends each attempt (None: the type's), ``node`` is the
-    only server whose workers may take it. Raises :class:`~pgfleet.errors.UnknownType` or
-    :class:`~pgfleet.errors.InvalidTask`.
-    """
-    args = _arguments(
-        type, data, created_by, priority, run_at, delay, max_retries, retry_delay, unique_key, timeout, node
-    )
-    row = db.call(conn, sql.queries("tasks")["create_task"], **args).fetchone()
-    assert row is not None  # noqa: S101 - a function always answers one row
-    return int(row[0])
-
-
-def insert(
-    conn: db.Connection,
-    type: str,
-    data: Any = None,
-    *,
-    created_by: int,
-    priority: int = 0,
-    run_at: datetime | None = None,
-    delay: timedelta | None = None,
-    max_retries: int | None = None,
-    retry_delay: timedelta | None = None,
-    unique_key: str | None = None,
-    timeout: timedelta | None = None,
-    node: str | None = None,
-) -> tuple[int, bool]:
-    """As :func:`create`, but tells nobody: call :func:`notify` after the commit. Answers (id, was it created?)."""
-    args = _arguments(
-        type, data, created_by, priority, run_at, delay, max_retries, retry_delay, unique_key, timeout, node
-    )
-    row = db.call(conn, sql.queries("tasks")["insert_task"], **args).fetchone()
-    assert row is not None  # noqa: S101 - a function always answers one row
-    return int(row[0]), bool(row[1])
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One task for :func:`insert_allowed`, in the name of a user; ``data`` is the text to store, durations are seconds."""
-
-    type: str
-    data: str | None
-    created_by: int
-    any_type: bool = False
-    priority: int = 0
-    run_at: datetime | None = None
-    delay: float | None = None
-    max_retries: int | None = None
-    retry_delay: float | None = None
-    unique_key: str | None = None
-    timeout: float | None = None
-    node: str | None = None
-
-
-def insert_allowed(conn: db.Connection, wanted: Sequence[Wanted]) -> list[tuple[int, bool] | None]:
-    """As :func:`insert`, for many tasks of all sorts in one statement: all of them are inserted, or none.
-
-    Answers, in their order, (id, was it created?), or None for a task that was passed over because its type is unknown
-    or, unless ``any_type``, not marked for readers.
-    """
-    rows = [{"n": n} | {k: v for k, v in vars(task).items() if v is not None} for n, task in enumerate(wanted)]
-    made = db.call(
-        conn, sql.queries("tasks")["insert_allowed_tasks"], rows=json.dumps(rows, default=datetime.isoformat)
-    )
-    answers: list[tuple[int, bool] | None] = [None] * len(rows)
-    for n, id, created in made:
-        answers[n] = id, created
-    return answers
-
-
-def create_many(
-    conn: db.Connection,
-    type: str,
-    data: Iterable[Any],
-    *,
-    created_by: int,
-    priority: int = 0,
-    timeout: timedelta | None = None,
-    node: str | None = None,
-) -> list[int]:
-    """Create many tasks of one type in one statement; answers their ids in the order of ``data``."""
-    args = {
-        "type": type,
-        "data": [_text(item) for item in data],
-        "created_by": created_by,
-        "priority": priority,
-        "timeout": timeout,
-        "node": node,
-    }
-    with db.ours():
-        row = conn.execute(sql.queries("tasks")["create_tasks"], args, binary=True).fetchone()
-    return list(row[0]) if row else []
-
-
-def create_for_all_nodes(
-    conn: db.Connection,
-    type: str,
-    data: Any = None,
-    *,
-    created_by: int,
-    priority: int = 0,
-    max_retries: int | None = None,
-    retry_delay: timedelta | None = None,
-    timeout: timedelta | None = None,
-) -> int:
-    """Create one part for each node that has a live worker of ``type`` now; answers the id of their parent.
-
-    The parent ends with the last of its parts, and its result says what became of each. Raises
-    :class:`~pgfleet.errors.UnknownType` or, where no live worker serves the type, :class:`~pgfleet.errors.InvalidTask`.
-    """
-    row = db.call(
-        conn,
-        sql.queries("tasks")["create_for_all_nodes"],
-        type=type,
-        data=_text(data),
-        created_by=created_by,
-        priority=priority,
-        max_retries=max_retries,
-        retry_delay=retry_delay,
-        timeout=timeout,
-    ).fetchone()
-    assert row is not None  # noqa: S101 - a function always answers one row
-    return int(row[0])
-
-
-def notify(conn: db.Connection, ids: Sequence[int]) -> int:
-    """Wake the sleeping workers for tasks that were inserted and committed; spared while none sleeps.
-
-    Answers how many sleep: each of them hears every notification, so with many of them send fewer, with more ids.
-    """
-    row = db.call(conn, sql.queries("tasks")["notify_tasks"], ids=list(ids)).fetchone()
-    return int(row[0]) if row else 0
 
 
 def get(conn: db.Connection, id: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from pgfleet.housekeeping import NAMES
 from pgfleet.log import Logger
 from pgfleet.settings import Settings
 from pgfleet_worker.backoff import Backoff
-from pgfleet_worker.fleet import Declaration
+from pgfleet_worker.declaration import Declaration
 from pgfleet_worker.memory import Memory
 from pgfleet_worker.part import Part
 

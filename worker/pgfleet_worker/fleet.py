@@ -13,24 +13,17 @@ starts; what an operator has disabled stays disabled. Mistakes are raised where 
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import cached_property, wraps
 from typing import Any, NoReturn, Self, TypeVar
 
-from pgfleet import schedules
-from pgfleet.errors import InvalidSchedule
 from pgfleet.schedules import CatchUp, Overlap, Schedule, Trigger
-from pgfleet_worker.handler import MARK, SCHEDULES, Handler
+from pgfleet_worker.declaration import Declaration as Declaration
+from pgfleet_worker.declaration import check, refuse
+from pgfleet_worker.handler import SCHEDULES
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-#: What ``schedules`` takes for a name, and ``task_types``.
-_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.: -]{0,98}[A-Za-z0-9_.:-])?")
-_TYPE = re.compile(r"[a-z][a-z0-9_.-]{0,99}")
 
 
 class Fleet:
@@ -42,7 +35,7 @@ class Fleet:
     def schedule(self, name: str) -> Builder:
         """Begin a schedule; :meth:`Builder.register` ends it. Raises InvalidSchedule for a second one of that name."""
         if name in self._begun:
-            _refuse(
+            refuse(
                 name, "stands twice in this fleet", "Give each schedule a name of its own; one may have many triggers."
             )
         self._begun[name] = Builder(name)
@@ -53,37 +46,8 @@ class Fleet:
         """What was registered. Raises InvalidSchedule for what was begun and not ended."""
         for name, builder in self._begun.items():
             if builder.registered is None:
-                _refuse(name, "was begun but not registered", "End it with .register().")
+                refuse(name, "was begun but not registered", "End it with .register().")
         return tuple(builder.registered for builder in self._begun.values() if builder.registered is not None)
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """A schedule that stands in code: for the database, or ``in_memory``, for this process alone."""
-
-    schedule: Schedule
-    function: Callable[..., Any]
-    in_memory: bool = False
-
-    @cached_property
-    def handler(self) -> Handler:
-        """Its function as a handler: as it is marked, else of a type called as the schedule."""
-        marked = getattr(self.function, MARK, None)
-        if isinstance(marked, Handler):
-            return marked
-        name = self.schedule.name
-        if not self.in_memory and not _TYPE.fullmatch(name):
-            _refuse(
-                name,
-                "can't give its name to a task type",
-                "A type is lower-case letters, digits and _ . -; or mark the function with @handler(type).",
-            )
-        return Handler(name, _taking_a_task(name, self.function), self.schedule.description)
-
-    @property
-    def stored(self) -> Schedule:
-        """What is put into the database."""
-        return replace(self.schedule, type=self.handler.type)
 
 
 class Builder:
@@ -193,45 +157,14 @@ class Builder:
 
     def register(self) -> Declaration:
         """Check it, and have every worker that loads this module register it. Raises InvalidSchedule."""
-        its = self._schedule
         if self.registered is not None:
             self._refuse("is registered twice", "Call .register() once, at the end.")
-        if not _NAME.fullmatch(its.name):
-            self._refuse("has a name that can't be", "Use 1 to 100 letters, digits, spaces and _ . : -")
         if self._function is None:
             self._refuse("has nothing to run", "Give it a function: .run(function).")
-        if not its.triggers:
-            self._refuse("has no trigger", "Say when: .every(), .cron(), .on_event(), .after() or .at().")
-        if self._in_memory and self._said:
-            word, why = next(iter(self._said.items()))
-            self._refuse(f"is in_memory and has {word}: {why}", f"Leave out one of .in_memory() and .{word}().")
-        marked = getattr(self._function, MARK, None)
-        if self._in_memory and isinstance(marked, Handler) and marked.isolation == "process":
-            self._refuse(
-                "is in_memory, and its handler has isolation", 'Leave out .in_memory() or isolation="process".'
-            )
-        if its.all_nodes and its.node is not None:
-            self._refuse("is on_all_nodes and on_node", "Leave one of them out.")
-        if its.overlap not in ("skip", "queue", "allow"):
-            self._refuse(f"has overlap {its.overlap!r}", "It is skip, queue or allow.")
-        if its.catch_up not in ("none", "once", "all") or not 1 <= its.catch_up_limit <= 10_000:
-            self._refuse(f"has catch_up {its.catch_up!r}, limit {its.catch_up_limit}", "none, once or all; 1 to 10000.")
-        if its.max_retries is not None and not 0 <= its.max_retries <= 1000:
-            self._refuse(f"has {its.max_retries} retries", "Between 0 and 1000 can be.")
-        if (its.retry_delay or timedelta()) < timedelta() or (its.timeout or timedelta(1)) <= timedelta():
-            self._refuse("has a retry delay or timeout below 0", "Give seconds.")
-        for trigger in its.triggers:
-            if trigger.every is not None and not timedelta(milliseconds=10) <= trigger.every <= timedelta(days=3650):
-                self._refuse(f"comes every {trigger.every}", "Between 10 milliseconds and 3650 days can be.")
-            if trigger.event is not None and not _NAME.fullmatch(trigger.event):
-                self._refuse(f"names an event {trigger.event!r}", "Use 1 to 100 letters, digits, spaces and _ . : -")
-        try:
-            schedules.check(its)
-        except InvalidSchedule as error:
-            raise InvalidSchedule(f'Schedule "{its.name}" can\'t be: {error.message}', hint=error.hint) from None
-        _taking_a_task(its.name, self._function)
-        self.registered = Declaration(its, self._function, self._in_memory)
-        return self.registered
+        made = Declaration(self._schedule, self._function, self._in_memory)
+        check(made, self._said if self._in_memory else {})
+        self.registered = made
+        return made
 
     # -- the builder's own
 
@@ -252,7 +185,7 @@ class Builder:
         return length
 
     def _refuse(self, what: str, hint: str) -> NoReturn:
-        _refuse(self._schedule.name, what, hint)
+        refuse(self._schedule.name, what, hint)
 
 
 def schedule(
@@ -310,33 +243,3 @@ def schedule(
         return function
 
     return mark
-
-
-def _taking_a_task(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` as the worker calls it: with the task, which one without parameters does without."""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return function  # C code that doesn't say
-    wanted = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
-    if len(wanted) > 1 or any(p.kind is p.KEYWORD_ONLY for p in wanted):
-        _refuse(name, f"can't call {function!r}", "Let it take one Task, or nothing.")
-    if wanted:
-        return function
-    if inspect.iscoroutinefunction(function):
-
-        @wraps(function)
-        async def bare_async(task: Any) -> Any:
-            return await function()
-
-        return bare_async
-
-    @wraps(function)
-    def bare(task: Any) -> Any:
-        return function()
-
-    return bare
-
-
-def _refuse(name: str, what: str, hint: str) -> NoReturn:
-    raise InvalidSchedule(f'Schedule "{name}" {what}.', hint=hint)

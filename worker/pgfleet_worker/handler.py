@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pgfleet.errors import InvalidSchedule, PgfleetError, SettingsError
 
 if TYPE_CHECKING:
-    from pgfleet_worker.fleet import Declaration
+    from pgfleet_worker.declaration import Declaration
     from pgfleet_worker.task import Task
 
 MARK = "__pgfleet_handler__"

@@ -19,7 +19,8 @@ from pgfleet.housekeeping import PURGE, SWEEP
 from pgfleet.leftovers import ForeignVolume
 from pgfleet.log import Logger
 from pgfleet.settings import Settings
-from pgfleet_worker.fleet import Declaration, Fleet
+from pgfleet_worker.declaration import Declaration
+from pgfleet_worker.fleet import Fleet
 from pgfleet_worker.handler import GiveUp, Handler, Release, handler
 from pgfleet_worker.task import Task
 

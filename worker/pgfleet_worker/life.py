@@ -16,8 +16,8 @@ from pgfleet_worker.attempt import Attempts
 from pgfleet_worker.backoff import Backoff
 from pgfleet_worker.bell import Bell
 from pgfleet_worker.claims import Claims
+from pgfleet_worker.declaration import Declaration
 from pgfleet_worker.firing import Firing
-from pgfleet_worker.fleet import Declaration
 from pgfleet_worker.handler import Handler
 from pgfleet_worker.housekeeping import Housekeeping
 from pgfleet_worker.keeper import Keeper

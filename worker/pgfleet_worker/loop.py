@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pgfleet.errors import LostWorker
 from pgfleet.settings import Settings
-from pgfleet_worker.fleet import Declaration
+from pgfleet_worker.declaration import Declaration
 from pgfleet_worker.handler import Handler
 from pgfleet_worker.keeper import Keeper
 from pgfleet_worker.life import Life

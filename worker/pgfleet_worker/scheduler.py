@@ -15,19 +15,16 @@ import dataclasses
 import re
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import structlog
 
-from pgfleet import db, log, migrate, schedules, sql
-from pgfleet import tasks as fleet_tasks
-from pgfleet.errors import InvalidSchedule, ScheduleNotFound, WrongState
+from pgfleet import log, schedules
+from pgfleet.errors import InvalidSchedule, ScheduleNotFound
 from pgfleet.settings import Settings, from_env
-from pgfleet_worker.fleet import Declaration
+from pgfleet_worker.declaration import Declaration
 from pgfleet_worker.handler import GiveUp, Handler, Release
 from pgfleet_worker.loop import Worker
 from pgfleet_worker.outcome import Released, Told, of_exception, of_return
@@ -45,6 +42,7 @@ from pgfleet_worker.scheduled import (
     execution_of,
     schedule_of,
 )
+from pgfleet_worker.stock import Stock
 from pgfleet_worker.task import Task as Run
 from pgfleet_worker.usage import Shared
 
@@ -83,6 +81,7 @@ class Scheduler:
         self.max_running_tasks = max_running_tasks
         self._in_fleet = max_running_in_fleet
         self._settings = dataclasses.replace(settings or from_env(), concurrency=max_running_tasks)
+        self._stock = Stock(self._settings, name)
         self._handler = Handler(name, self._run, f"Tasks of the scheduler {name}.")
         self._lock = threading.RLock()
         #: The worker's slots alone would leave out what runs in memory.
@@ -115,7 +114,7 @@ class Scheduler:
                     raise ValueError(f'Task "{task.id}" is not persistent: add it before the scheduler is started.')
                 self._in_memory[task.id] = deque(maxlen=MOST_KEPT)
             elif self.running:
-                self._put([task])
+                self._stock.put([task])
             self._tasks[task.id] = task
             task.scheduler = self
 
@@ -132,14 +131,7 @@ class Scheduler:
                 del self._tasks[id], self._in_memory[id]
                 return
             del self._tasks[id]
-            with self._connect() as conn:
-                try:
-                    schedules.remove(conn, id)
-                except ScheduleNotFound:
-                    return  # an operator was first, or it was never started
-                for row in schedules.runs(conn, id, limit=1000).rows:
-                    if row["status"] in ("waiting", "fresh"):
-                        _cancel(conn, row["id"])
+            self._stock.remove(id)
 
     def enable(self, id: str) -> None:
         """Let its triggers start it again, from now on. Raises ScheduleNotFound."""
@@ -166,10 +158,8 @@ class Scheduler:
                 return
             if not structlog.is_configured():
                 log.configure(self._settings)
-            with self._connect() as conn:
-                migrate.require_current(conn, self._settings)
-                self._register(conn)
-            self._put([task for task in self.tasks if task.persistent])
+            self._stock.open(self._handler, self._in_fleet)
+            self._stock.put([task for task in self.tasks if task.persistent])
             in_memory = [
                 Declaration(schedule_of(task, self.name), partial(self._run_in_memory, task), in_memory=True)
                 for task in self.tasks
@@ -201,12 +191,12 @@ class Scheduler:
 
         Raises ScheduleNotFound, or :class:`~pgfleet.errors.RunUnfinished` while a run of it is waiting or going.
         """
-        with self._connect() as conn:
+        with self._stock.connect() as conn:
             return schedules.trigger(conn, self._stored(id).id)
 
     def emit(self, event: str, payload: Any = None) -> int:
         """Tell the whole fleet of an event; answers how many runs that made, of whatever schedule."""
-        with self._connect() as conn:
+        with self._stock.connect() as conn:
             return schedules.emit(conn, event, payload)
 
     # -- how
@@ -220,51 +210,15 @@ class Scheduler:
         """The task's latest executions, the latest first, wherever they ran."""
         if id in self._in_memory:
             return list(self._in_memory[id])[:limit]
-        with self._connect() as conn:
+        with self._stock.connect() as conn:
             return [execution_of(row) for row in schedules.executions(conn, id, limit=limit)]
 
     # -- its own
 
-    @contextmanager
-    def _connect(self) -> Iterator[db.Connection]:
-        with db.connect(self._settings, f"pgfleet {self.name}") as conn:
-            yield conn
-
-    def _register(self, conn: db.Connection) -> None:
-        """Its type must be known before its schedules can be put."""
-        mine = self._handler
-        db.call(
-            conn,
-            sql.queries("workers")["register_type"],
-            name=mine.type,
-            description=mine.description,
-            for_readers=mine.for_readers,
-            max_retries=mine.max_retries,
-            retry_delay=mine.retry_delay,
-            timeout=mine.timeout,
-            max_running=self._in_fleet,
-        )
-        if self._in_fleet is not None:
-            fleet_tasks.configure_type(conn, mine.type, max_running=self._in_fleet)
-
-    def _put(self, added: Sequence[Task]) -> None:
-        with self._connect() as conn, conn.transaction():
-            for task in added:
-                try:
-                    there = schedules.get(conn, task.id)
-                except ScheduleNotFound:
-                    continue
-                if there.type != self.name:
-                    raise InvalidSchedule(
-                        f'Schedule "{task.id}" makes tasks of type {there.type}, and is not of the scheduler {self.name}.',
-                        hint="Give the task another id.",
-                    )
-            schedules.put_all(conn, [schedule_of(task, self.name) for task in added])
-
     def _set_enabled(self, id: str, enabled: bool) -> None:
         with self._lock:
             task = self._stored(id)
-            with self._connect() as conn:
+            with self._stock.connect() as conn:
                 (schedules.enable if enabled else schedules.disable)(conn, id)
             task.enabled = enabled
 
@@ -273,7 +227,9 @@ class Scheduler:
         id = run.data["task"] if isinstance(run.data, dict) else None
         task = self._tasks.get(str(id))
         if task is None:
-            raise self._unknown(str(id))
+            if self._stock.has(str(id)):
+                raise Release(f'no task "{id}" was added to this scheduler', seconds=ELSEWHERE)
+            raise GiveUp(f'The task "{id}" has been removed.')
         with self._room, self._usage.measured() as cost:
             try:
                 outcome = of_return(run, call(task, event_of(run.data)))
@@ -315,18 +271,3 @@ class Scheduler:
         if not task.persistent:
             raise InvalidSchedule(f'Task "{id}" is not persistent: its triggers alone start it.')
         return task
-
-    def _unknown(self, id: str) -> Exception:
-        with self._connect() as conn:
-            try:
-                schedules.get(conn, id)
-            except ScheduleNotFound:
-                return GiveUp(f'The task "{id}" has been removed.')
-        return Release(f'no task "{id}" was added to this scheduler', seconds=ELSEWHERE)
-
-
-def _cancel(conn: db.Connection, id: int) -> None:
-    try:
-        fleet_tasks.cancel(conn, id)
-    except WrongState:
-        return  # it has ended
