@@ -132,6 +132,12 @@ def test_data_can_come_from_stdin(run: Run, conn: Connection) -> None:
         (["--type", "job", "--fixed-delay"], 2, "--fixed-delay says how --every counts"),
         (["--type", "job", "--node", "n", "--all-nodes"], 2, "exclude each other"),
         (["--type", "job", "--overlap", "pile"], 2, "'pile' is not one of"),
+        (["--type", "job", "--user", "type=int"], 2, "Invalid value for '--user'"),
+        (["--type", "job", "--user", "-1"], 2, "-1 is not in the range"),
+        (["--type", "job", "--user", str(2**63)], 2, "is not in the range"),
+        (["--type", "job", "--retry-delay", "400d"], 1, "retry_delay must be from 0 to 365 days"),
+        (["--type", "job", "--timeout", "0s"], 1, "timeout must be from 1 millisecond"),
+        (["--type", "job", "--group", "\udcff"], 2, 'Error: Not UTF-8: "\\udcff".'),
     ],
 )
 def test_what_a_schedule_can_not_be_is_refused(
@@ -142,6 +148,16 @@ def test_what_a_schedule_can_not_be_is_refused(
     assert said in result.stderr
     assert "Traceback" not in result.stderr
     assert value(conn, "select count(*) from schedules") == 0
+
+
+@pytest.mark.parametrize("words", [("list",), ("runs", "x")])
+def test_a_page_that_no_list_can_have_is_refused(run: Run, conn: Connection, words: tuple[str, ...]) -> None:
+    schedules.put(conn, Schedule("x", "job"))
+    assert run("schedules", *words, "--offset", str(2**63 - 1)).exit_code == 0
+    for option, given in (("--offset", str(2**63)), ("--offset", "-1"), ("--limit", "0"), ("--limit", "ten")):
+        result = run("schedules", *words, option, given)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"Invalid value for '{option}'" in result.stderr
 
 
 def test_a_run_by_hand_is_refused_while_one_is_unfinished(run: Run, conn: Connection) -> None:

@@ -48,6 +48,11 @@ class Fleet(click.Group):
             return super().invoke(ctx)
         except (PgfleetError, psycopg.Error) as error:
             raise Failure.of(error) from error
+        except UnicodeEncodeError as error:
+            if not 0xDC80 <= ord(error.object[error.start]) <= 0xDCFF:  # what Python makes of bytes that are no UTF-8
+                raise
+            given = error.object.encode(errors="backslashreplace").decode()
+            raise click.UsageError(f'Not UTF-8: "{given[:200]}".') from error
 
 
 def _joined(name: str) -> EntryPoint | None:

@@ -57,7 +57,7 @@ tasks.add_command(purge)
 @click.option("--type", "type_", multiple=True, help="Only these types; repeatable.")
 @click.option("--created-by", type=USER, help="Only this user's.")
 @click.option("--parent", type=ID, help="Only the parts of this task, which was made for all nodes.")
-@click.option("--offset", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--offset", type=click.IntRange(0, tasks_module.MAX_BIGINT), default=0, show_default=True)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @click.option("--sort", callback=_sort, default="id:desc", show_default=True, metavar="FIELD[:asc|:desc]")
 @json_option
