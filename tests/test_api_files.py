@@ -17,7 +17,7 @@ from pgfleet_api import create_app
 from pgfleet_api.state import KEY
 from tests.support.database import Database
 from tests.support.fleet import put, register, value
-from tests.test_purge_sql import ALL, age, walk
+from tests.support.retention import ALL, age, walk
 
 CONTENT = b"title,isbn\nDune,9780441172719\n" * 100
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from tests.support.database import Database
@@ -17,6 +15,7 @@ from tests.support.fleet import (
     create,
     lapse,
     register,
+    rows_read,
     sqlstate,
     status,
     task,
@@ -224,12 +223,3 @@ def test_claim_and_settle_read_only_what_they_take_whatever_the_statistics_say(
             ids, attempts = [row[0] for row in half], [row[1] for row in half]
             _, read = rows_read(conn, f"select {settle}", [WORKER, ids, attempts])
             assert read == looks * len(half), settle
-
-
-def rows_read(conn: Connection, query: str, args: Any) -> tuple[list[Any], int]:
-    """What the query answers, and how many rows of tasks it read for that, by whatever plan."""
-    seen = "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables where relname = 'tasks'"
-    with conn.transaction():
-        before = int(value(conn, seen))  # what earlier transactions read may still stand in it
-        answer = conn.execute(query, args).fetchall()
-        return answer, int(value(conn, seen)) - before

@@ -9,7 +9,7 @@ import pytest
 from tests.support.cli import Run, answered
 from tests.support.database import Database
 from tests.support.fleet import Connection, column, put, register
-from tests.test_purge_sql import age
+from tests.support.retention import age
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from tests.support.database import Database
 from tests.support.fleet import Connection, column, executions, put, register, value
 from tests.support.following import ended
 from tests.support.processes import Process, Processes
+from tests.support.retention import age
+from tests.support.volumes import WHOLE, marked, place
 from tests.support.workers import worker
-from tests.test_purge_sql import age
-from tests.test_sweep import WHOLE, place
 
 Wait = Callable[..., Any]
 
@@ -87,10 +87,6 @@ def export(conn: Connection, task: int, filename: str) -> None:
         "insert into exports (filename, owner_id, task_id, format, bytes, sha256) values (%s, 1, %s, 'csv', 6, %s)",
         [filename, task, "0" * 64],
     )
-
-
-def marked(conn: Connection, folder: Path) -> None:
-    place(folder, f".pgfleet_{value(conn, 'select id::text from fleet_identity')}", hours=48)
 
 
 def ids(conn: Connection) -> list[int]:

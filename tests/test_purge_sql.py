@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -19,13 +18,11 @@ from tests.support.fleet import (
     create,
     put,
     register,
+    rows_read,
     sqlstate,
     status,
 )
-from tests.test_claims_sql import rows_read
-
-DAY = timedelta(days=1)
-ALL = dict.fromkeys(housekeeping.FINISHED, DAY)
+from tests.support.retention import ALL, DAY, age, walk
 
 
 @pytest.fixture
@@ -35,27 +32,8 @@ def conn(database: Database) -> Connection:
     return conn
 
 
-def age(conn: Connection, ids: list[int], days: float, parent: int | None = None) -> None:
-    """Let these tasks have been made, and have ended, so many days ago; as parts of ``parent`` where it is given."""
-    with conn.transaction():
-        conn.execute("set local session_replication_role = replica")  # a past that no trigger comments on
-        conn.execute(
-            "update tasks set created_at = now() - %(age)s, updated_on = now() - %(age)s,"
-            " parent = coalesce(%(parent)s, parent) where id = any(%(ids)s)",
-            {"age": timedelta(days=days), "ids": ids, "parent": parent},
-        )
-
-
 def ids(conn: Connection) -> list[int]:
     return column(conn, "select id from tasks order by id")
-
-
-def walk(conn: Connection, keep: dict[str, timedelta], quantity: int = 1000) -> list[housekeeping.Purged]:
-    """All steps of one walk."""
-    steps = [housekeeping.purge_step(conn, keep, quantity=quantity)]
-    while (reached := steps[-1].reached) is not None:
-        steps.append(housekeeping.purge_step(conn, keep, after=reached, quantity=quantity))
-    return steps
 
 
 def family(conn: Connection, *parts: str) -> list[int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,10 +10,8 @@ import pytest
 from pgfleet import housekeeping, leftovers, volume
 from pgfleet.leftovers import ForeignVolume
 from tests.support.database import Database
-from tests.support.fleet import WORKER, Connection, claim, create, put, register, task, value
-from tests.test_claims_sql import rows_read
-
-WHOLE = "export_260131_aaaaaaaaaaaa.csv"
+from tests.support.fleet import WORKER, Connection, claim, create, put, register, rows_read, task, value
+from tests.support.volumes import WHOLE, place, written
 
 
 @pytest.fixture
@@ -29,19 +25,6 @@ def conn(database: Database) -> Connection:
 def _marked(conn: Connection, export_dir: Path) -> None:
     """The fleet has kept its files here for a week."""
     place(export_dir, f".pgfleet_{value(conn, 'select id::text from fleet_identity')}", hours=7 * 24)
-
-
-def place(folder: Path, name: str, hours: float = 2.0) -> Path:
-    """A file last written so many hours ago."""
-    path = folder / name
-    path.write_text("title\n")
-    return written(path, hours)
-
-
-def written(path: Path, hours: float) -> Path:
-    then = time.time() - hours * 3600
-    os.utime(path, (then, then), follow_symlinks=False)
-    return path
 
 
 def sweep(conn: Connection, folder: Path) -> list[str]:

@@ -16,10 +16,10 @@ import pytest
 from pgfleet import demo, housekeeping, sql, tasks, volume
 from tests.support.database import Database
 from tests.support.fleet import Connection, column, value
+from tests.support.following import ended
 from tests.support.processes import Processes
-from tests.test_housekeeping import marked
-from tests.test_sweep import written
-from tests.test_worker import ended, worker
+from tests.support.volumes import marked, written
+from tests.support.workers import worker
 
 Wait = Callable[..., Any]
 

@@ -106,6 +106,15 @@ def heard(conn: Connection) -> list[int]:
     return [int(notice.payload) for notice in conn.notifies(timeout=0)]
 
 
+def rows_read(conn: Connection, query: str, args: Any) -> tuple[list[Any], int]:
+    """What the query answers, and how many rows of tasks it read for that, by whatever plan."""
+    seen = "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables where relname = 'tasks'"
+    with conn.transaction():
+        before = int(value(conn, seen))  # what earlier transactions read may still stand in it
+        answer = conn.execute(query, args).fetchall()
+        return answer, int(value(conn, seen)) - before
+
+
 class Blocked:
     """Runs a call on a connection in a thread, and knows when that connection waits for a lock."""
 
