@@ -15,10 +15,10 @@ from pgfleet import cluster, errors, firing, schedules, tasks
 from pgfleet.schedules import Schedule, Trigger
 from pgfleet_api import item_ids
 from tests.support.api import refused
+from tests.support.cluster_api import FIELDS, ROOT, UTC_TIME, missing
 from tests.support.database import Database
 from tests.support.firing import HOUR, HOURLY, come_due, finish
 from tests.support.fleet import WORKER, Blocked, Connection, claim, create, register, status, task, value
-from tests.test_contract_cluster_api import FIELDS, ROOT, UTC_TIME, missing
 
 ENDS = {"success": "COMPLETED", "failure": "FAILED", "crashed": "CRASHED", "cancelled": "CANCELLED"}
 

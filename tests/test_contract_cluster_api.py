@@ -17,21 +17,16 @@ from pgfleet.settings import Settings
 from pgfleet_api import create_app, item_ids
 from pgfleet_api.state import KEY
 from tests.support.api import refused, settle
+from tests.support.cluster_api import FIELDS, ROOT, UTC_TIME, missing
 from tests.support.database import Database
 from tests.support.fleet import OTHER, WORKER, claim, create, register, task
 from tests.support.processes import Processes
 from tests.support.scheduled import Scheduled
 
-ROOT = "/cxs/tasks"
-FIELDS = [
-    "itemId", "taskType", "status", "nextScheduledExecution", "lastExecutionDate", "failureCount", "persistent", "parameters",
-    "currentStep", "statusDetails", "checkpointData", "maxRetries", "retryDelay",
-]  # fmt: skip
 STATUSES = {
     "waiting": "SCHEDULED", "fresh": "WAITING", "started": "RUNNING", "success": "COMPLETED", "failure": "FAILED",
     "cancelled": "CANCELLED", "crashed": "CRASHED",
 }  # fmt: skip
-UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 
 
 @pytest.fixture
@@ -55,11 +50,6 @@ def listed(admin: Any, query: str = "") -> tuple[list[int | None], int]:
     assert response.status_code == 200, response.text
     assert list(response.json) == ["list", "offset", "pageSize", "totalSize"]
     return [item_ids.task_of(item["itemId"]) for item in response.json["list"]], response.json["totalSize"]
-
-
-def missing(response: Any, id: str) -> None:
-    assert response.status_code == 404
-    assert response.json == {"error": "Task not found", "code": "404", "message": f"No task exists with ID: {id}"}
 
 
 def test_the_contracts_own_request_for_a_list(conn: Any, admin: Any) -> None:
