@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from pgfleet import db
 from pgfleet.log import Logger
 from pgfleet.settings import Settings
 from pgfleet_worker.aio import cancel_once
 from pgfleet_worker.children import Children
 from pgfleet_worker.handler import Handler
+from pgfleet_worker.loans import Loans
 from pgfleet_worker.outcome import (
     Claimed,
     Outcome,
@@ -81,7 +79,7 @@ class Coroutine:
         return False
 
 
-class Attempts:
+class Attempts(Loans):
     """Runs claimed tasks with their handlers; ``settle(outcome)`` is told what became of each, ``say(child=…)`` and
     ``say(reaped=…)`` of the processes that come and go."""
 
@@ -93,7 +91,7 @@ class Attempts:
         settle: Callable[[Outcome], None],
         say: Callable[..., None],
     ) -> None:
-        self._settings = settings
+        super().__init__(settings)
         self._log = log
         self._tells = settings.log_level == "debug"  # a call below the level is cheap, not free: 0.6 of 7 us a task
         self._settle = settle
@@ -252,17 +250,6 @@ class Attempts:
         return self.running.get((task.id, task.attempt)) is task
 
     # -- what a task asks of its process
-
-    @property
-    def export_dir(self) -> Path:
-        """The volume that API and workers share."""
-        return self._settings.export_dir
-
-    @contextmanager
-    def connect(self) -> Iterator[db.Connection]:
-        """A connection for one handler, in a transaction; closed at the end of the block."""
-        with db.connect(self._settings, "pgfleet handler", autocommit=False) as conn:
-            yield conn
 
     def progress(self, task: Task, done: float, total: float, step: str | None) -> None:
         """See :meth:`Task.progress`."""

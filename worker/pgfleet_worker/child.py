@@ -23,10 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from pgfleet import db, log
+from pgfleet import log
 from pgfleet.settings import Settings
 from pgfleet_worker.course import fraction_of
 from pgfleet_worker.handler import Cancelled, Handler, marked
+from pgfleet_worker.loans import Loans
 from pgfleet_worker.outcome import of_exception, of_return, trace
 from pgfleet_worker.task import Task
 from pgfleet_worker.usage import Meter, cpu_seconds, peak_memory
@@ -39,13 +40,13 @@ OOM_SCORE = 500
 PAUSE = 0.01
 
 
-class Child:
+class Child(Loans):
     """The process's end of the wire, and what a task's handler is lent here."""
 
     def __init__(self, wire: Wire, reins: int, settings: Settings) -> None:
+        super().__init__(settings)
         self._wire = wire
         self._reins = reins
-        self._settings = settings
         self._handlers: dict[tuple[str, str], Handler] = {}
         self._task: Task | None = None
         self._talking = False
@@ -134,17 +135,6 @@ class Child:
             raise Cancelled(task.why)
 
     # -- what a task asks of its process
-
-    @property
-    def export_dir(self) -> Path:
-        """The volume that API and workers share."""
-        return self._settings.export_dir
-
-    @contextmanager
-    def connect(self) -> Iterator[db.Connection]:
-        """A connection for one handler, in a transaction; closed at the end of the block."""
-        with db.connect(self._settings, "pgfleet handler", autocommit=False) as conn:
-            yield conn
 
     def progress(self, task: Task, done: float, total: float, step: str | None) -> None:
         """See :meth:`Task.progress`."""

@@ -12,17 +12,15 @@ import inspect
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-from pgfleet import db
 from pgfleet.log import Logger
 from pgfleet.settings import Settings
 from pgfleet_worker.declaration import Declaration
 from pgfleet_worker.handler import GiveUp, Release, RetryLater
+from pgfleet_worker.loans import Loans
 from pgfleet_worker.memory_entry import NEVER, Entry
 from pgfleet_worker.part import Part
 from pgfleet_worker.task import Task, to_json
@@ -161,20 +159,8 @@ class Memory:
         return float(min(delay.total_seconds() * 2 ** (entry.attempt - 1), 3600.0))
 
 
-class _Here:
+class _Here(Loans):
     """What a run in memory has around it."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    @property
-    def export_dir(self) -> Path:
-        return self._settings.export_dir
-
-    @contextmanager
-    def connect(self) -> Iterator[db.Connection]:
-        with db.connect(self._settings, "pgfleet handler", autocommit=False) as conn:
-            yield conn
 
     def progress(self, task: Task, done: float, total: float, step: str | None) -> None:
         """Nobody is told: it is no task that could be looked up."""
