@@ -213,7 +213,8 @@ def test_a_process_tells_each_attempts_own_processor_time_and_peak_memory(
     for cpu, _ in told:
         assert cpu is not None
         assert cpu >= 0.1
-    assert again[0] < small[0] + large[0], "what earlier tasks had used"  # type: ignore[operator]
+    # Each burns a tenth of a second: told with what was before it, the last would have that much more than the one before.
+    assert again[0] < large[0] + 0.1, "what earlier tasks had used"  # type: ignore[operator]
     assert small[1]
     assert large[1]
     assert again[1]
