@@ -161,10 +161,10 @@ class Firing:
         while not self._stopping:
             if self.memory:
                 self._see_to_memory(conn)
-            pause = self._most_pause() if self._held else self._look(conn, rung)
-            self._troubles.reset()
             if rung:
                 self._cold = self._may_be_cold(conn)
+            pause = self._most_pause() if self._held else self._look(conn, rung)
+            self._troubles.reset()
             if self._cold and pause > 0:
                 return
             rung = self._sleep(pause)
