@@ -1,8 +1,7 @@
-"""Schedules as items of the cluster scheduler API: how they stand, are found among tasks, and what can be done to them."""
+"""Schedules as items of the cluster scheduler API: how they stand, and what can be done to them."""
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,14 +10,14 @@ from typing import Any
 import pytest
 import structlog
 
-from pgfleet import cluster, errors, firing, schedules, tasks
-from pgfleet.schedules import Schedule, Trigger
+from pgfleet import cluster, errors, firing, schedules
+from pgfleet.schedules import Trigger
 from pgfleet_api import item_ids
 from tests.support.api import refused
-from tests.support.cluster_api import FIELDS, ROOT, UTC_TIME, missing
+from tests.support.cluster_api import FIELDS, ROOT, UTC_TIME, end, missing, names, path, put
 from tests.support.database import Database
 from tests.support.firing import HOUR, HOURLY, come_due, finish
-from tests.support.fleet import WORKER, Blocked, Connection, claim, create, register, status, task, value
+from tests.support.fleet import WORKER, Blocked, Connection, claim, register, status, task, value
 
 ENDS = {"success": "COMPLETED", "failure": "FAILED", "crashed": "CRASHED", "cancelled": "CANCELLED"}
 
@@ -41,49 +40,6 @@ def item(conn: Connection, admin: Any) -> Callable[..., Any]:
         return response.json
 
     return get
-
-
-def path(name: str = "s", tail: str = "") -> str:
-    """The schedule's place: its UUID is made of its name alone."""
-    digest = bytearray(hashlib.sha256(f"pgfleet schedule {name}".encode()).digest()[:16])
-    digest[6], digest[8] = digest[6] & 0x0F | 0x80, digest[8] & 0x3F | 0x80
-    return f"{ROOT}/{uuid.UUID(bytes=bytes(digest))}{tail}"
-
-
-def put(conn: Connection, *triggers: Trigger, name: str = "s", **given: Any) -> None:
-    schedules.put(conn, Schedule(name, "job", triggers, **given))
-
-
-def end(conn: Connection, how: str) -> int:
-    """Let the one run that is ready be started, and end so; answers its id."""
-    (id,) = claim(conn)
-    match how:
-        case "success":
-            conn.execute("select finish_tasks(%s, %s, '{1}', '{done}')", [WORKER, [id]])
-        case "failure":
-            conn.execute("select fail_task(%s, %s, 1, 'broke', give_up => true)", [WORKER, id])
-        case "cancelled":
-            conn.execute("select cancel_task(%s)", [id])
-            conn.execute("select end_cancelled(%s, %s, 1)", [WORKER, id])
-        case "crashed":
-            # Three lost workers would do it too: test_rescue_sql.py shows that.
-            conn.execute(
-                "update tasks set status = 'crashed', checkpoint = '7', updated_on = now() where id = %s", [id]
-            )
-    assert status(conn, id) == how
-    return id
-
-
-def names(admin: Any, query: str = "") -> tuple[list[Any], int]:
-    """What a page lists, schedules by name and tasks by id, and the totalSize."""
-    response = admin("GET", f"{ROOT}?{query}")
-    assert response.status_code == 200, response.text
-    found = [
-        item_ids.task_of(one["itemId"])
-        or (one["statusDetails"].get("schedule") if one["persistent"] else f"memory of {one['taskType']}")
-        for one in response.json["list"]
-    ]
-    return found, response.json["totalSize"]
 
 
 def test_a_schedule_is_one_item_that_stands_while_its_runs_come_and_go(conn: Connection, admin: Any, item: Any) -> None:
@@ -217,45 +173,6 @@ def test_what_can_not_be_fired_has_failed_and_says_why_until_it_is_retried(
     assert len(firing.fire(conn).tasks) == 1
 
 
-def test_filters_sorting_and_pages_hold_over_tasks_schedules_and_memory_together(conn: Connection, admin: Any) -> None:
-    memory = [
-        {"name": "refresh", "next_due": "2090-01-02T12:00:00+00:00", "failures": 2},
-        {"name": "sweep", "status": "running", "last_run_at": "2026-01-01T00:00:00+00:00"},
-    ]
-    schedules.declare(conn, WORKER, names=[], in_memory=memory)
-    for name, day in (("beta", 3), ("alpha", 1)):
-        put(conn, Trigger.once(at=value(conn, f"select timestamptz '2090-01-0{day} 00:00+00'")), name=name)
-    schedules.put(conn, Schedule("gamma", "csv_export"))
-    schedules.disable(conn, "gamma")
-    waiting = create(conn, run_at="2090-01-02 00:00+00")
-    fresh = create(conn)
-    kept, named = ["memory of refresh", "memory of sweep"], ["alpha", "beta", "gamma"]
-    everything = [*kept, *named, fresh, waiting]
-    assert names(admin) == (everything, 7)
-    assert names(admin, "sortBy=itemId") == ([*kept, *named, waiting, fresh], 7)
-    for limit in (1, 2, 3, 500):
-        pages = [names(admin, f"limit={limit}&offset={offset}") for offset in range(0, 9, limit)]
-        assert [one for page, _ in pages for one in page] == everything
-        assert {total for _, total in pages} == {7}
-    by_time = ["alpha", waiting, "memory of refresh", "beta"]
-    found, total = names(admin, "sortBy=nextScheduledExecution")
-    assert (found[:4], total) == (by_time, 7)
-    assert names(admin, "sortBy=nextScheduledExecution:desc")[0][:4] == by_time[::-1]
-    assert names(admin, "sortBy=nextScheduledExecution&offset=1&limit=2") == (by_time[1:3], 7)
-    assert names(admin, "sortBy=lastExecutionDate:desc&limit=1") == (["memory of sweep"], 7)
-    assert names(admin, "sortBy=failureCount:desc&limit=1") == (["memory of refresh"], 7)
-    assert names(admin, "sortBy=taskType&limit=1") == (["gamma"], 7)
-    assert names(admin, "sortBy=status")[0][0] == "gamma"  # CANCELLED, RUNNING, SCHEDULED, WAITING
-    assert names(admin, "sortBy=status:desc")[0][0] == fresh
-    assert names(admin, "status=SCHEDULED") == (["memory of refresh", "alpha", "beta", waiting], 4)
-    assert names(admin, "status=SCHEDULED&type=job&limit=2") == (["alpha", "beta"], 3)
-    assert names(admin, "status=CANCELLED") == (["gamma"], 1)
-    assert names(admin, "type=csv_export") == (["gamma"], 1)
-    assert names(admin, "status=RUNNING&type=sweep,job") == (["memory of sweep"], 1)
-    assert names(admin, "status=FAILED") == ([], 0)
-    assert names(admin, "type=job&offset=9223372036854775807") == ([], 4)
-
-
 def test_delete_removes_a_schedule_and_leaves_its_run(conn: Connection, admin: Any) -> None:
     put(conn, HOURLY)
     id = schedules.trigger(conn, "s")
@@ -366,37 +283,3 @@ def test_a_wrong_state_is_refused_in_the_contracts_words_and_changes_nothing(
     conn.execute("update schedules set last_status = 'crashed', last_task = 1 where name = 'crashed'")
     assert item("crashed")["status"] == "CRASHED"
     refused(admin("POST", path("crashed", "/resume")), 409, "it is CRASHED")  # its run is not kept any more
-
-
-@pytest.mark.parametrize("analysed", [True, False])
-def test_the_newest_of_very_many_tasks_are_found_by_their_ids_and_not_by_sorting_all(
-    conn: Connection, analysed: bool
-) -> None:
-    many = 20_000
-    conn.execute("alter table tasks set (autovacuum_enabled = off)")
-    conn.execute(
-        "insert into tasks (type, status, worker, started_at, attempt, created_by)"
-        " select 'job', 'success', 'w', now(), 1, 1 from generate_series(1, %s)",
-        [many],
-    )
-    put(conn, HOURLY)
-    if analysed:
-        conn.execute("analyze tasks")
-    seen = "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables where relname = 'tasks'"
-
-    def read(sort: str, offset: int = 0, *, descending: bool = True) -> int:
-        """How many rows of tasks a page has cost, besides those that were counted for its totalSize."""
-        with conn.transaction():
-            before = value(conn, seen)
-            page = cluster.find(
-                conn, kept=[], status=None, type=None, offset=offset, limit=50, sort=sort, descending=descending,
-                statuses=tasks.STATUSES,
-            )  # fmt: skip
-            after = value(conn, seen)
-        assert (len(page.rows), page.total) == (50, many + 1)
-        return int(after - before) - many
-
-    assert read("nothing") < 300
-    assert read("nothing", descending=False) < 300
-    assert read("nothing", 10_000) < 10_300
-    assert read("last_execution") >= many  # what that spares
