@@ -200,6 +200,10 @@ def test_a_shelved_trigger_is_tried_anew_when_the_very_same_schedule_is_put_agai
     assert firing.fire(conn) == firing.Fired(0, [], [])  # also a pause of fixed length doesn't begin anew by itself
     assert [schedules.get(conn, one.name).next_due for one in wanted] == [None] * 4
     conn.execute("alter table tasks drop constraint none; listen schedules_changed")
+    schedules.trigger(conn, "1")
+    finish(conn)
+    assert (firing.fire(conn).tasks, schedules.get(conn, "1").next_due) == ([], None)  # nor by the end of a run
+    list(conn.notifies(timeout=0))
     assert set(schedules.put_all(conn, wanted).values()) == {"unchanged"}
     assert {note.payload for note in conn.notifies(timeout=0)} == {"0", "1", "2", "3"}
     again = [schedules.get(conn, one.name) for one in wanted]
