@@ -223,6 +223,19 @@ def test_ten_workers_that_start_at_once_make_one_schedule_of_each_chore(
     assert column(conn, "select schedule from triggers order by 1") == [PURGE, SWEEP]
 
 
+def test_a_worker_that_starts_while_somebody_holds_a_chores_schedule_waits_for_it(
+    conn: Connection, database: Database, processes: Processes, keeping: Callable[..., Process], export_dir: Path
+) -> None:
+    assert keeping().stop() == 0
+    here = database.settings(export_dir=export_dir, answer_timeout=1.0, **KEEP)
+    with database.connect(autocommit=False) as operator:
+        operator.execute("select enable_schedule(%s, false)", [PURGE])
+        process = processes.worker("--types", "csv_export", settings=here)
+        process.wait_for_event("database.refused", timeout=40)
+        operator.rollback()
+    process.wait_for_event("worker.registered", timeout=40)
+
+
 def test_an_operators_disable_outlives_a_restart(
     conn: Connection, keeping: Callable[..., Process], wait_until: Wait
 ) -> None:

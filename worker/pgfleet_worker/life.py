@@ -31,6 +31,8 @@ from pgfleet_worker.settle import Settler
 from pgfleet_worker.slots import ThreadSlots
 from pgfleet_worker.turns import Turns
 
+#: What Postgres says where another holds a lock for long: all workers that start want those of the fleet's own schedules.
+BUSY = (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
 #: Seconds that tasks have to end in, once told that the grace period is over.
 LAST_WORDS = 1.0
 
@@ -122,7 +124,7 @@ class Life(ABC):
             except LostWorker:
                 self._attempts.worker = ""  # before it has begun: it took longer than its lease to get here
             except (psycopg.Error, DatabaseAway) as error:
-                if not db.is_away(error):
+                if not db.is_away(error) and not isinstance(error, BUSY):
                     raise
                 self._pause(waiting, error)
 
