@@ -88,6 +88,16 @@ def test_what_is_due_all_the_time_goes_on_evenly_through_a_change_of_clocks(
     assert moments == [start + n * timedelta(minutes=minutes) for n in range(1, len(moments) + 1)]
 
 
+def test_hours_begin_on_the_hour_after_a_change_of_clocks_by_half_of_one() -> None:
+    # Lord Howe Island springs forward by 30 minutes at 02:00 on 4 October, and falls back at 02:00 on 4 April.
+    for day, offset, after in (
+        ("2026-10-04", "+10:30", "10-05 00:{}:00+11"),
+        ("2026-04-05", "+11:00", "04-06 00:{}:00+10"),
+    ):
+        moments = due("*/20 0 * * *", "Australia/Lord_Howe", f"{day}T00:40:00{offset}", 3)
+        assert moments == [after.format(minute) for minute in ("00", "20", "40")]
+
+
 def test_midnight_where_the_clock_leaps_over_it_is_due_at_one() -> None:
     # Havana springs forward at midnight.
     assert due("@daily", "America/Havana", "2026-03-07T12:00:00-05:00", 2) == ["03-08 01:00:00-04", "03-09 00:00:00-04"]

@@ -42,6 +42,17 @@ class _Sim(CronSim):
             self.fixup_tz = self.dt.tzinfo
             self.dt = self.dt.replace(tzinfo=None)
 
+    def advance_hour(self) -> bool:
+        """As cronsim's, by quarters: its whole hours stay off the hour, for days, once the clock has moved by half of one."""
+        if self.dt.hour in self.hours:
+            return False
+        self.dt = self.dt.replace(minute=0, second=0)
+        while self.dt.hour not in self.hours:
+            self.tick(seconds=900)
+            if self.dt.hour == 0 and self.dt.minute == 0:
+                break  # another day: is it one of those asked for?
+        return True
+
 
 @dataclass(frozen=True)
 class Cron:
