@@ -152,6 +152,8 @@ class Stopper(Client):
         self.seen: set[int] | None = None
         #: (from, until) on the wall clock: when firing was, or may have been, stopped.
         self.stops: list[tuple[float, float]] = []
+        #: Seconds until a stop was answered: it waits for whoever is firing.
+        self.answered: list[float] = []
         self.watched = 0
         self.breaches: list[str] = []
 
@@ -162,6 +164,7 @@ class Stopper(Client):
                 return
             self._stopping = time.time()
             schedules.stop(conn)
+            self.answered.append(time.time() - self._stopping)
             self.seen = fired(conn)
             self.ending.wait(self.random.uniform(*self._length))
 

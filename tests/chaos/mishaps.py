@@ -25,6 +25,8 @@ KINDS = {
     "silence": 10, "lose": 8, "reset": 8, "deafen": 6, "creator": 4, "poison": 3,
     "order_pause": 6, "order_drain": 6,
 }  # fmt: skip
+#: One outage of Postgres in so many, the second first, lasts for more than two leases.
+LONG_OUTAGES = 4
 
 
 class Mishaps:
@@ -94,7 +96,8 @@ class Mishaps:
         elif kind == "postgres" and not self._stage.is_down:
             self._say(kind)
             self._stage.kill_postgres()
-            self._later(roll.uniform(0.5, 3), self._postgres_back)
+            long = self.counts["postgres"] % LONG_OUTAGES == 2
+            self._later(self._lease * roll.uniform(2.1, 2.6) if long else roll.uniform(0.5, 3), self._postgres_back)
         elif kind == "backend" and not self._stage.is_down:
             self._say(kind)
             with self._stage.connect() as conn:

@@ -38,12 +38,14 @@ def figures(soak: Soak, facts: Facts, fired: firing.Firing, drained: float | Non
         "due times skipped": {name: row["skipped"] for name, row in fired.rows.items() if row["skipped"]},
         "events": dict(Counter(soak.events.fates.values())),
         "firing stopped": {"times": len(soak.stopper.stops), "watched": soak.stopper.watched},
+        "stop of firing": _spread(soak.stopper.answered),
         "firing after due time": _spread(firing.lateness(fired, [*soak.stage.outages, *soak.stopper.stops])),
         "mishaps": dict(soak.mishaps.counts),
         "worker processes": len(soak.fleet.all),
         "killed by their own task": soak.fleet.poisoned,
         "drained by an operator": soak.fleet.drained,
         "postgres away": [round(end - start, 2) for start, end in soak.stage.outages],
+        "workers whose settles waited": sum(bool(p.events("settle.waiting")) for p in soak.fleet.all),
         "rescues": sum(
             e.old_status == "started" and e.crash_count > b.crash_count
             for of_task in facts.audit.values()

@@ -57,6 +57,13 @@ async def gated_async(task: Task) -> Any:
     return {"attempt": task.attempt}
 
 
+@handler("gated_failure")
+def gated_failure(task: Task) -> None:
+    """Waits at its gate, and fails."""
+    _pass(task)
+    raise ValueError("It went wrong behind the gate.")
+
+
 @handler("boom")
 def boom(task: Task) -> None:
     """Raises an exception whose text is no reader's business."""
