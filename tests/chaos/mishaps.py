@@ -25,7 +25,7 @@ KINDS = {
     "silence": 10, "lose": 8, "reset": 8, "deafen": 6, "creator": 4, "poison": 3,
     "order_pause": 6, "order_drain": 6,
 }  # fmt: skip
-#: One outage of Postgres in so many, the second first, lasts for more than two leases.
+#: One outage of Postgres in so many, the first among them, lasts for more than two leases.
 LONG_OUTAGES = 4
 
 
@@ -96,7 +96,7 @@ class Mishaps:
         elif kind == "postgres" and not self._stage.is_down:
             self._say(kind)
             self._stage.kill_postgres()
-            long = self.counts["postgres"] % LONG_OUTAGES == 2
+            long = self.counts["postgres"] % LONG_OUTAGES == 1
             self._later(self._lease * roll.uniform(2.1, 2.6) if long else roll.uniform(0.5, 3), self._postgres_back)
         elif kind == "backend" and not self._stage.is_down:
             self._say(kind)
