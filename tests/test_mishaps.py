@@ -23,12 +23,12 @@ def test_a_claim_whose_answer_was_lost_is_freed_although_its_worker_lives(
     database: Database, processes: Processes, wait_until: Wait
 ) -> None:
     conn = database.connect()
-    process = worker(processes, "--types", "echo", settings=database.settings(lease=60.0, heartbeat=0.3))
+    process = worker(processes, "--types", "echo", settings=database.settings(lease=4.0, heartbeat=0.3))
     me = process.wait_for_event("worker.registered")["worker"]
-    id, _ = tasks.insert(conn, "echo", created_by=1)
     # As the server leaves it when the connection breaks between its commit and its answer.
-    conn.execute("update tasks set status = 'fresh', worker = null, started_at = null where id = %s", (id,))
-    conn.execute("select claim_tasks(%s, '{echo}', 1, ids => array[%s::bigint])", (me, id))
+    with conn.transaction():
+        id, _ = tasks.insert(conn, "echo", created_by=1)
+        conn.execute("select claim_tasks(%s, '{echo}', 1, ids => array[%s::bigint])", (me, id))
     row = wait_until(ended(conn, id))
     assert row["status"] == "success"
     assert row["failure_count"] == row["crash_count"] == 0
