@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from psycopg.sql import SQL, Identifier
 
-from pgfleet import errors, schedules
+from pgfleet import db, errors, schedules
 from pgfleet.schedules import Schedule, Trigger
 from tests.support.database import Database
 from tests.support.firing import HOURLY, fleet, settle
@@ -143,7 +144,7 @@ def test_what_an_operator_disabled_stays_so_when_code_registers_it_anew(database
         (Schedule("s", "job", (Trigger.interval(timedelta(0)),)), "every must be"),
         (Schedule("s", "job", (Trigger("interval"),)), "an interval needs every"),
         (Schedule("s", "job", (Trigger("once"),)), "once needs at or after"),
-        (Schedule("s", "job", (Trigger.once(after=timedelta(seconds=-1)),)), "not before now"),
+        (Schedule("s", "job", (Trigger.once(after=timedelta(seconds=-1)),)), "after must not be below 0"),
         (Schedule("s", "job", (Trigger.on("a/b"),)), "event must have"),
         (Schedule("s", "job", overlap="never"), "overlap must be"),  # type: ignore[arg-type]
         (Schedule("s", "job", catch_up="never"), "catch_up must be"),  # type: ignore[arg-type]
@@ -182,6 +183,11 @@ def test_triggers_in_json_take_words_for_durations_and_no_months(database: Datab
         '[{"kind": "interval", "every": 1e300}]',
         '[{"kind": "once", "at": "soon"}]',
         '[{"kind": "once", "at": "infinity"}]',
+        # What Postgres can store and clients can't read: one such time would take the whole list from them.
+        '[{"kind": "once", "at": "20000-01-01T00:00:00Z"}]',
+        '[{"kind": "once", "at": "0044-03-15 00:00:00 BC"}]',
+        '[{"kind": "once", "after": "3000000 days"}]',
+        '[{"kind": "interval", "every": 60, "due_at": "20000-01-01T00:00:00Z"}]',
         '[{"kind": "cron", "cron": "soon"}]',
         '[{"kind": "cron"}]',
         '[{"kind": "event", "event": "e", "every": 1}]',
@@ -191,6 +197,17 @@ def test_triggers_in_json_take_words_for_durations_and_no_months(database: Datab
         "null",
     ):
         assert sqlstate(conn, put, bad) == "PF006", bad
+    assert schedules.find(conn).total == 1
+
+
+def test_schedules_are_read_whatever_styles_the_database_writes_times_and_intervals_in(database: Database) -> None:
+    conn = fleet(database)
+    schedules.put(conn, Schedule("s", "job", (HOURLY,), retry_delay=timedelta(minutes=1)))
+    name = Identifier(conn.info.dbname)
+    conn.execute(SQL("alter database {} set datestyle = 'SQL, DMY'").format(name))
+    conn.execute(SQL("alter database {} set intervalstyle = 'iso_8601'").format(name))
+    with db.connect(database.settings(), "test") as anew:
+        assert schedules.get(anew, "s") == schedules.get(conn, "s")
 
 
 # By hand

@@ -50,6 +50,10 @@ ENGINE = {
 }
 
 
+#: The styles that psycopg reads times and intervals in; a role or database may have set others for people.
+READABLE = {"DateStyle": "ISO", "IntervalStyle": "postgres"}
+
+
 class Silent(psycopg.OperationalError):
     """Postgres did not answer in time, and the connection has been closed."""
 
@@ -103,7 +107,7 @@ def conninfo(settings: Settings, application: str, **session: str) -> str:
     path = settings.schema if settings.schema == "public" else f"{settings.schema},public"
     # Our statements are short. Where Postgres misjudges one it would compile for 40 ms what runs for one: registering
     # ten workers while schedules fired took Debian's Postgres 15 longer than a statement may.
-    parameters = {"search_path": path, "jit": "off", **SERVER_KEEPALIVE, **session}
+    parameters = {"search_path": path, "jit": "off", **READABLE, **SERVER_KEEPALIVE, **session}
     options = [str(given.pop("options", "")), *(f"-c{name}={value}" for name, value in parameters.items())]
     merged: dict[str, Any] = {
         **KEEPALIVE,

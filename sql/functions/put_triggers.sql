@@ -31,8 +31,11 @@ begin
                     or (wanted.fixed_delay and wanted.kind <> 'interval') or (wanted.kind = 'event' and wanted.due_at is not null)
                     then 'an interval needs every, cron needs cron, event needs event, once needs at or after, and no other'
                 when wanted.every not between '10 milliseconds' and '3650 days' then 'every must be from 0.01 seconds to 3650 days'
-                when wanted.after < '0' or not isfinite(wanted.at) or not isfinite(wanted.due_at)
-                    then 'a time must be one, and not before now'
+                when wanted.after < '0' then 'after must not be below 0'
+                -- As of a task's run_at: one that a client can't read takes the whole list from it.
+                when wanted.at not between '0001-01-02 00:00+00' and '9999-12-30 00:00+00'
+                    or wanted.due_at not between '0001-01-02 00:00+00' and '9999-12-30 00:00+00'
+                    then 'a time must lie in the years 1 to 9999'
                 when wanted.cron !~ '^(@[a-z]+|\S+(\s+\S+){4,5})$' then 'cron must have 5 or 6 fields, or be one like @hourly'
                 when wanted.event !~ '^[A-Za-z0-9_]([A-Za-z0-9_.: -]{0,98}[A-Za-z0-9_.:-])?$'
                     then 'event must have 1 to 100 letters, digits, spaces and _ . : -'
