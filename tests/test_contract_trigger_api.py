@@ -132,6 +132,18 @@ def test_what_is_unknown_is_404_resource_not_found(admin: Any, name: str) -> Non
     failure(admin("POST", f"{ROOT}/trigger/{name}"), 404, "RESOURCE_NOT_FOUND", "RESOURCE_NOT_FOUND")
 
 
+def test_what_no_live_code_declares_any_more_is_unknown_and_not_started(database: Database, admin: Any) -> None:
+    put(database, "kept", declared=True)
+    put(database, "dropped", declared=True)
+    conn = database.connect()
+    register(conn)
+    schedules.declare(conn, WORKER, names=["kept"], in_memory=[])
+    response = admin("POST", f"{ROOT}/trigger/dropped")
+    assert "stale" in failure(response, 404, "RESOURCE_NOT_FOUND", "RESOURCE_NOT_FOUND")
+    assert schedules.get(conn, "dropped").last_task is None
+    assert admin("POST", f"{ROOT}/trigger/kept").status_code == 200
+
+
 def test_what_a_worker_keeps_in_memory_is_not_triggered_from_outside(database: Database, admin: Any) -> None:
     conn = database.connect()
     register(conn)

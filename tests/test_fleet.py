@@ -166,7 +166,7 @@ def test_a_schedule_that_was_begun_and_not_registered_is_refused(module: Module)
 
 def test_a_name_that_is_no_type_needs_a_marked_handler() -> None:
     with pytest.raises(InvalidSchedule, match="Nightly Run"):
-        _ = Fleet().schedule("Nightly Run").every(hours=1).run(work).register().handler
+        Fleet().schedule("Nightly Run").every(hours=1).run(work).register()
     assert Fleet().schedule("Nightly Run").every(hours=1).run(thumbnails).register().handler.type == "thumbnails"
 
 

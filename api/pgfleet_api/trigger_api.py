@@ -83,6 +83,8 @@ def trigger(user: User | None, name: str) -> Response:
         raise Refused(404, f"No schedule has such a name: {error}.") from None
     with state().connections.take() as conn:
         try:
+            if schedules.get(conn, name).stale:
+                raise Refused(404, f'Schedule "{name}" is stale: no live worker\'s code declares it any more.')
             id = schedules.trigger(conn, name)
         except ScheduleNotFound:
             if kept_in_memory.find(conn, name):

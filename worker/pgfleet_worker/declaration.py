@@ -35,12 +35,6 @@ class Declaration:
         if isinstance(marked, Handler):
             return marked
         name = self.schedule.name
-        if not self.in_memory and not _TYPE.fullmatch(name):
-            refuse(
-                name,
-                "can't give its name to a task type",
-                "A type is lower-case letters, digits and _ . -; or mark the function with @handler(type).",
-            )
         return Handler(name, taking_a_task(name, self.function), self.schedule.description)
 
     @property
@@ -64,6 +58,11 @@ def check(its: Declaration, said: dict[str, str]) -> None:
         word, why = next(iter(said.items()))
         refuse_it(f"is in_memory and has {word}: {why}", f"Leave out one of .in_memory() and .{word}().")
     marked = getattr(its.function, MARK, None)
+    if not (its.in_memory or isinstance(marked, Handler) or _TYPE.fullmatch(schedule.name)):
+        refuse_it(
+            "can't give its name to a task type",
+            "A type is lower-case letters, digits and _ . -; or mark the function with @handler(type).",
+        )
     if its.in_memory and isinstance(marked, Handler) and marked.isolation == "process":
         refuse_it("is in_memory, and its handler has isolation", 'Leave out .in_memory() or isolation="process".')
     if schedule.all_nodes and schedule.node is not None:
