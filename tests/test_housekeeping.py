@@ -6,25 +6,24 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pgfleet import exports, schedules, sql, tasks
-from pgfleet.errors import RunUnfinished, UnknownType
+from pgfleet.errors import RunUnfinished
 from pgfleet.housekeeping import PURGE, SWEEP
 from tests.support.database import Database
 from tests.support.fleet import Connection, column, executions, put, register, value
 from tests.support.following import ended
 from tests.support.processes import Process, Processes
-from tests.support.retention import age
+from tests.support.retention import KEEP, age, keeping_a_day
 from tests.support.volumes import WHOLE, marked, place
 from tests.support.workers import worker
 
 Wait = Callable[..., Any]
-
-KEEP = {"keep_success": 86_400.0, "keep_failure": 0.0, "keep_crashed": 0.0, "keep_cancelled": 0.0}
 
 #: A worker whose chores go in steps of one row or file, each followed by a rest and, after a spell, by an intermission.
 IN_STEPS = """
@@ -61,12 +60,7 @@ def old(conn: Connection, export_dir: Path) -> int:
 @pytest.fixture
 def keeping(processes: Processes, database: Database, export_dir: Path) -> Callable[..., Process]:
     """Starts a worker that keeps successes for a day and all else for ever."""
-
-    def start(*arguments: str, **more: Any) -> Process:
-        here = database.settings(**{"export_dir": export_dir, **KEEP, **more})
-        return worker(processes, "--types", "echo", *arguments, settings=here)
-
-    return start
+    return partial(keeping_a_day, processes, database, export_dir)
 
 
 @pytest.fixture
@@ -167,87 +161,6 @@ def test_a_chore_is_a_schedule_with_runs_and_their_results(
         for event in process.events("housekeeping.swept")
     }
     assert told == {half.name: (4711, 2, 6), orphan.name: (None, None, 6)}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "more", "served"),
-    [
-        (("--no-schedules",), {}, []),
-        (("--only-targeted",), {}, []),
-        ((), {"export_dir": Path("/nowhere")}, [PURGE]),
-        ((), {}, [PURGE, SWEEP]),
-    ],
-    ids=["without-schedules", "only-targeted", "without-the-volume", "others"],
-)
-def test_a_worker_has_the_chores_that_it_can_do(
-    conn: Connection, keeping: Callable[..., Process], arguments: tuple[str, ...], more: Any, served: list[str]
-) -> None:
-    keeping(*arguments, **more)
-    assert column(conn, "select name from schedules order by name") == served
-    assert column(conn, "select name from task_types where starts_with(name, 'pgfleet.') order by name") == served
-    assert value(conn, "select types from workers where node = 'test-node'") == ["echo"]
-
-
-def test_no_reader_sees_or_makes_a_chore(
-    conn: Connection, database: Database, keeping: Callable[..., Process], reader: Any
-) -> None:
-    keeping()
-    assert reader("POST", "/v1/tasks", json={"type": PURGE, "data": {}}).status_code == 403
-    assert "pgfleet." not in reader("POST", "/v1/tasks", json={"type": "nonesuch", "data": {}}).get_data(as_text=True)
-    with pytest.raises(UnknownType) as caught:
-        tasks.create(conn, "nonesuch", created_by=1)
-    assert caught.value.detail == "Known types: csv_export, echo, job."
-
-
-@pytest.mark.parametrize("line", ['@handler("pgfleet.mine")', '@schedule("pgfleet.mine", every=60)'])
-def test_a_name_as_the_fleets_own_is_refused(processes: Processes, tmp_path: Path, line: str) -> None:
-    (tmp_path / "mine.py").write_text(
-        f"from pgfleet_worker import handler, schedule\n{line}\n@handler('mine')\ndef mine(task): ...\n"
-        if "schedule(" in line
-        else f"from pgfleet_worker import handler\n{line}\ndef mine(task): ...\n"
-    )
-    process = processes.worker("--handlers", "mine", env={"PYTHONPATH": str(tmp_path)})
-    assert process.wait(40) != 0
-    assert "the fleet's own" in process.text()
-
-
-def test_ten_workers_that_start_at_once_make_one_schedule_of_each_chore(
-    conn: Connection, database: Database, processes: Processes, export_dir: Path
-) -> None:
-    here = database.settings(export_dir=export_dir, **KEEP)
-    fleet = [processes.worker("--types", "csv_export", settings=here) for _ in range(10)]
-    for one in fleet:
-        one.wait_for_event("worker.registered", timeout=90)
-    made = [event for one in fleet for event in one.events("schedule.registered")]
-    assert sorted((event["schedule"], event["what"]) for event in made) == [(PURGE, "created"), (SWEEP, "created")]
-    assert column(conn, "select schedule from triggers order by 1") == [PURGE, SWEEP]
-
-
-def test_a_worker_that_starts_while_somebody_holds_a_chores_schedule_waits_for_it(
-    conn: Connection, database: Database, processes: Processes, keeping: Callable[..., Process], export_dir: Path
-) -> None:
-    assert keeping().stop() == 0
-    here = database.settings(export_dir=export_dir, answer_timeout=1.0, **KEEP)
-    with database.connect(autocommit=False) as operator:
-        operator.execute("select enable_schedule(%s, false)", [PURGE])
-        process = processes.worker("--types", "csv_export", settings=here)
-        process.wait_for_event("database.refused", timeout=40)
-        operator.rollback()
-    process.wait_for_event("worker.registered", timeout=40)
-
-
-def test_an_operators_disable_outlives_a_restart(
-    conn: Connection, keeping: Callable[..., Process], wait_until: Wait
-) -> None:
-    first = keeping(keep_success=5.0)
-    schedules.disable(conn, PURGE)
-    newest = value(conn, "select coalesce(max(id), 0) from tasks")
-    assert first.stop() == 0
-    conn.execute("update triggers set due_at = now()")
-    keeping(keep_success=5.0)
-    wait_until(lambda: schedules.runs(conn, SWEEP).rows, timeout=40)  # both were due, to the same look
-    assert [row["id"] for row in schedules.runs(conn, PURGE).rows if row["id"] > newest] == []
-    assert not schedules.get(conn, PURGE).enabled
 
 
 def test_one_run_goes_at_a_time_in_the_whole_fleet(

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 from pgfleet import housekeeping
+from tests.support.database import Database
 from tests.support.fleet import Connection
+from tests.support.processes import Process, Processes
+from tests.support.workers import worker
 
 DAY = timedelta(days=1)
 #: Keep whatever has ended for a day.
 ALL = dict.fromkeys(housekeeping.FINISHED, DAY)
+#: The settings of a worker that keeps successes for a day and all else for ever.
+KEEP = {"keep_success": 86_400.0, "keep_failure": 0.0, "keep_crashed": 0.0, "keep_cancelled": 0.0}
+
+
+def keeping_a_day(
+    processes: Processes, database: Database, export_dir: Path, /, *arguments: str, **more: Any
+) -> Process:
+    """Start such a worker; ``more`` are other settings."""
+    here = database.settings(**{"export_dir": export_dir, **KEEP, **more})
+    return worker(processes, "--types", "echo", *arguments, settings=here)
 
 
 def age(conn: Connection, ids: list[int], days: float, parent: int | None = None) -> None:
