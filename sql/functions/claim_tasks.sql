@@ -58,24 +58,31 @@ begin
 
     -- Every worker serves types with a limit, the fleet's own chores; hardly ever is one there. So a short look first: without
     -- any the ordinary ways lead to all the rest.
-    if limits <> '{}' then
-        if ids is not null then
-            waits := exists (
-                select from tasks t where t.id = any (ids) and t.status is not distinct from 'fresh' and t.type = any (limits));
-        elsif lane_types is null then
-            waits := exists (
-                select from unnest(limits) y(type) cross join lateral (
-                    (select from tasks t where t.status = 'fresh' and t.node is null and t.type = y.type
-                     order by t.priority desc, t.id limit 1)
-                    union all
-                    (select from tasks t where t.status = 'fresh' and t.node = own_node and t.type = y.type
-                     order by t.priority desc, t.id limit 1)) first);
-        else
-            waits := true;
-        end if;
-        foreach one in array limits loop
-            types := array_remove(types, one);
-        end loop;
+    foreach one in array limits loop
+        types := array_remove(types, one);
+    end loop;
+    if ids is not null then
+        -- "is not distinct from" keeps the planner off tasks_fresh, which it would walk whole for each id while it
+        -- knows nothing of a new backlog (2 million comparisons for 100 ids among 20,000).
+        chosen := array(
+            select t.id from tasks t
+            where t.id = any (ids) and t.status is not distinct from 'fresh' and t.type = any (types)
+              and case when t.node is null then not only_targeted else t.node = own_node end
+            order by t.priority desc, t.id limit quantity
+            for update skip locked);
+        -- Where all of them are chosen, none is of these types: a lone task need not wait for that look.
+        waits := limits <> '{}' and cardinality(chosen) < cardinality(ids) and exists (
+            select from tasks t where t.id = any (ids) and t.status is not distinct from 'fresh' and t.type = any (limits));
+    elsif lane_types is null then
+        waits := limits <> '{}' and exists (
+            select from unnest(limits) y(type) cross join lateral (
+                (select from tasks t where t.status = 'fresh' and t.node is null and t.type = y.type
+                 order by t.priority desc, t.id limit 1)
+                union all
+                (select from tasks t where t.status = 'fresh' and t.node = own_node and t.type = y.type
+                 order by t.priority desc, t.id limit 1)) first);
+    else
+        waits := limits <> '{}';
     end if;
     if waits then
         select * into full_types, limited_types, rooms
@@ -84,7 +91,7 @@ begin
         caps := array(select rooms[array_position(limited_types, y)] from unnest(types) y);
     end if;
 
-    if ids is not null and caps is not null then
+    if ids is not null and caps is not null then  -- of all types after all, in one order
         chosen := array(
             select t.id from tasks t
             where t.status is not distinct from 'fresh' and t.id = any (array(
@@ -98,14 +105,7 @@ begin
                 order by n.priority desc, n.id limit quantity))
             for update skip locked);
     elsif ids is not null then
-        -- "is not distinct from" keeps the planner off tasks_fresh, which it would walk whole for each id while it
-        -- knows nothing of a new backlog (2 million comparisons for 100 ids among 20,000).
-        chosen := array(
-            select t.id from tasks t
-            where t.id = any (ids) and t.status is not distinct from 'fresh' and t.type = any (types)
-              and case when t.node is null then not only_targeted else t.node = own_node end
-            order by t.priority desc, t.id limit quantity
-            for update skip locked);
+        null;  -- chosen above
     elsif lane_types is null then
         if cardinality(types) = 1 and caps is null and not only_targeted and not exists (
             select from tasks t where t.status = 'fresh' and t.node = own_node and t.type = types[1])

@@ -7,5 +7,5 @@ begin
             return;
         end if;
     end if;
-    perform notify_tasks(ids);
+    perform pg_notify('task_created', id::text) from unnest(ids) id;
 end $$;
