@@ -14,11 +14,11 @@ select deregister_worker(%(worker)s)
 -- name: abandon
 select id, status, lost_worker, type, attempt from abandon_worker(%(worker)s, %(quantity)s)
 -- name: claim_front
-select * from claim_tasks(%s, %s, %s)
+select * from claim_tasks($1, $2, $3)
 -- name: claim_ids
-select * from claim_tasks(%s, %s, %s, ids => %s)
+select * from claim_tasks($1, $2, $3, ids => $4)
 -- name: claim_lanes
-select * from claim_tasks(%s, %s, %s, lane_types => %s, lane_priorities => %s, lane_after => %s)
+select * from claim_tasks($1, $2, $3, lane_types => $4, lane_priorities => $5, lane_after => $6)
 -- name: finish
 select finish_tasks(%s, %s, %s, %s::text[], %s::double precision[], %s::bigint[])
 -- name: finish_export

@@ -39,10 +39,11 @@ def main(dsn: str) -> None:
 
     threading.Thread(target=settle_all, daemon=True).start()
     after = 0
+    claims = psycopg.RawCursor(claim)
     while True:
         places.acquire()
         lane = (worker, ["noop"], BATCH, ["noop"], [0], [after])
-        rows = claim.execute(queries["claim_lanes"], lane, prepare=True, binary=True).fetchall()
+        rows = claims.execute(queries["claim_lanes"], lane, prepare=True, binary=True).fetchall()
         if not rows:
             break
         after = rows[-1][0]

@@ -7,7 +7,6 @@ import select
 import socket
 import time
 import uuid
-from collections.abc import Iterator
 from typing import Protocol
 
 from psycopg.sql import SQL, Identifier
@@ -42,6 +41,10 @@ class Bell:
         self._heard = 0.0
         #: Set while the loop waits: whoever has news then rings, else the loop will look anyway.
         self.waiting = False
+        self._watched: tuple[int, ...] = ()
+        self._poll = select.poll()
+        self._heard_ids: list[int] = []
+        self._echo: str | None = None
         self._overflow = False
         self._called: set[str] = set()
         self._rescheduled = False
@@ -50,6 +53,7 @@ class Bell:
         """LISTEN, on a new connection; then test that a NOTIFY comes through. False: it doesn't (a pooler between)."""
         self.disconnect()
         self._conn = db.connect(self._settings, "pgfleet listen", engine=True)
+        self._conn.add_notify_handler(lambda note: self._take(note.channel, note.payload))
         self._conn.execute(sql.queries("workers")["listen"])
         self._heard = time.monotonic()
         return self._hears()
@@ -89,7 +93,7 @@ class Bell:
             ear = self._conn.fileno()
             watched.append(ear)
             timeout = min(timeout, self._probe)
-        ready = _wait(watched, timeout)
+        ready = self._wait(watched, timeout)
         self.waiting = False
         if self._inner.fileno() in ready:
             self._drain()
@@ -121,7 +125,7 @@ class Bell:
 
     def doze(self, timeout: float) -> None:
         """Wait until rung or ``timeout`` seconds have passed, deaf to Postgres: for while it is away."""
-        ready = _wait(self._inside(), timeout)
+        ready = self._wait(self._inside(), timeout)
         self.waiting = False
         if self._inner.fileno() in ready:
             self._drain()
@@ -137,37 +141,49 @@ class Bell:
             return
 
     def _ids(self) -> list[int]:
-        assert self._conn is not None  # noqa: S101
-        ids = []
-        for note in self._conn.notifies(timeout=0):
-            if note.channel == "worker_orders":
-                self._called.add(note.payload)
-            elif note.channel == "schedules_changed":
-                self._rescheduled = self._rescheduled or note.payload not in NAMES
-            elif note.payload.isdecimal() and len(note.payload) < 19:
-                ids.append(int(note.payload))
+        self._read()
+        ids, self._heard_ids = self._heard_ids, []
         self._overflow = self._overflow or len(ids) > MOST_IDS
         return ids[:MOST_IDS]
 
+    def _read(self) -> None:
+        # Past psycopg's `notifies()`, which takes a tenth of a millisecond after a pause, and a task waits for it.
+        assert self._conn is not None  # noqa: S101
+        pgconn = self._conn.pgconn
+        pgconn.consume_input()
+        while (note := pgconn.notifies()) is not None:
+            self._take(note.relname.decode(), note.extra.decode())
+
+    def _take(self, channel: str, payload: str) -> None:
+        if channel == "worker_orders":
+            self._called.add(payload)
+        elif channel == "schedules_changed":
+            self._rescheduled = self._rescheduled or payload not in NAMES
+        elif channel == self._echo:
+            self._echo = None
+        elif payload.isdecimal() and len(payload) < 19:
+            self._heard_ids.append(int(payload))
+
     def _hears(self) -> bool:
         assert self._conn is not None  # noqa: S101
-        timeout = min(2.0, self._settings.answer_timeout / 2)
-        channel = Identifier(f"pgfleet_{uuid.uuid4().hex}")
+        until = time.monotonic() + min(2.0, self._settings.answer_timeout / 2)
+        self._echo = f"pgfleet_{uuid.uuid4().hex}"
+        channel = Identifier(self._echo)
         self._conn.execute(SQL("listen {}").format(channel))
         with db.connect(self._settings, "pgfleet self-test", engine=True) as other:
             other.execute(SQL("notify {}").format(channel))
-        heard = any(True for _ in self._until(timeout))
+        while self._echo is not None and time.monotonic() < until:
+            if self._wait([self._conn.fileno()], until - time.monotonic()):
+                self._read()
+        heard, self._echo = self._echo is None, None
         self._conn.execute(SQL("unlisten {}").format(channel))
         return heard
 
-    def _until(self, timeout: float) -> Iterator[object]:
-        assert self._conn is not None  # noqa: S101
-        return self._conn.notifies(timeout=timeout, stop_after=1)
-
-
-def _wait(fds: list[int], timeout: float) -> set[int]:
-    """Those of ``fds`` that can be read within ``timeout`` seconds. By poll: select knows no descriptor above 1023."""
-    poll = select.poll()
-    for fd in fds:
-        poll.register(fd, select.POLLIN)
-    return {fd for fd, _ in poll.poll(max(0.0, timeout) * 1000)}
+    def _wait(self, fds: list[int], timeout: float) -> set[int]:
+        """Those of ``fds`` that can be read within ``timeout`` seconds. By poll: select knows no descriptor above 1023."""
+        watched = tuple(fds)
+        if watched != self._watched:
+            self._watched, self._poll = watched, select.poll()
+            for fd in watched:
+                self._poll.register(fd, select.POLLIN)
+        return {fd for fd, _ in self._poll.poll(max(0.0, timeout) * 1000)}

@@ -10,9 +10,10 @@ the time. Beyond: where the network or the machine is slow, so is everything, an
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pgfleet import db, sql
+from pgfleet.prepared import Prepared, number_array, text_array
 from pgfleet.settings import Settings
 from pgfleet_worker.outcome import Claimed
 
@@ -30,14 +31,22 @@ FRONT_PAUSE = 0.05
 
 class Claims:
     """Claims over one connection. ``types`` is what the worker serves; and ``apart``, rare ones, which get no lanes: they are
-    found by their ids and from the front, and behind watermarks cost nothing."""
+    found by their ids and from the front, and behind watermarks cost nothing. ``meanwhile()`` is called while Postgres
+    makes a claim by ids."""
 
-    def __init__(self, settings: Settings, types: Sequence[str], apart: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        types: Sequence[str],
+        apart: Sequence[str] = (),
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
         self._settings = settings
-        self._lane_types = list(types)
-        self._types = [*types, *apart]
+        self._lane_types = text_array(types)
+        self._types = text_array([*types, *apart])
         self._apart = frozenset(apart)
-        self._queries = sql.queries("workers")
+        self._meanwhile = meanwhile
+        self._statements: dict[str, Prepared] = {}
         self._lanes: dict[Lane, int] = {}
         self._notified: dict[Lane, int] = {}
         self._front_due: dict[tuple[str, ...] | None, float] = {}
@@ -51,6 +60,10 @@ class Claims:
         """Connect anew. What a crash can lose of a commit here is a claim: the task is still fresh, and fenced."""
         self.close()
         self.conn = db.connect(self._settings, "pgfleet claim", synchronous_commit="off", engine=True)
+        queries = sql.queries("workers")
+        self._statements = {
+            name: Prepared(self.conn, name, queries[name]) for name in ("claim_ids", "claim_lanes", "claim_front")
+        }
         self._lanes.clear()
         self._notified.clear()
         self._front_due.clear()
@@ -70,7 +83,7 @@ class Claims:
         Tells nothing of what lies before these ids: they become watermarks only once a look found no more.
         """
         began = time.monotonic()
-        claimed = self._claim("claim_ids", (worker, self._types, quantity, list(ids)))
+        claimed = self._claim("claim_ids", worker, self._types, quantity, number_array(ids), meanwhile=self._meanwhile)
         self.took(time.monotonic() - began)
         self._raise(self._notified, claimed)
         return claimed
@@ -84,9 +97,10 @@ class Claims:
         lanes = [lane for lane in self._lanes if types is None or lane[0] in types]
         if not lanes:
             return []
-        arguments = ([t for t, _ in lanes], [p for _, p in lanes], [self._lanes[lane] for lane in lanes])
+        types_of, priorities = text_array(t for t, _ in lanes), number_array(p for _, p in lanes)
+        after = number_array(self._lanes[lane] for lane in lanes)
         began = time.monotonic()
-        claimed = self._claim("claim_lanes", (worker, self._lane_types, quantity, *arguments))
+        claimed = self._claim("claim_lanes", worker, self._lane_types, quantity, types_of, priorities, after)
         self.took(time.monotonic() - began)
         self._advance(claimed, exhausted=len(claimed) < quantity, types=types)
         return claimed
@@ -94,7 +108,7 @@ class Claims:
     def front(self, worker: str, quantity: int, types: tuple[str, ...] | None = None) -> list[Claimed]:
         """Claim from the queue's front, whatever that costs, and set when the next such look is due."""
         began = time.monotonic()
-        claimed = self._claim("claim_front", (worker, list(types or self._types), quantity))
+        claimed = self._claim("claim_front", worker, text_array(types) if types else self._types, quantity)
         ended = time.monotonic()
         excess = max(0.0, ended - began - self._usual)
         # Of the last two looks the cheaper counts: dead entries slow both, a link that stood still for a while only one.
@@ -117,11 +131,21 @@ class Claims:
         """Make the next :meth:`next` a look from the front, whatever that costs."""
         self._front_due.clear()
 
-    def _claim(self, query: str, arguments: tuple[object, ...]) -> list[Claimed]:
-        assert self.conn is not None  # noqa: S101
+    def _claim(
+        self,
+        name: str,
+        worker: str,
+        types: bytes,
+        quantity: int,
+        *where: bytes,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> list[Claimed]:
         with db.ours():
-            rows = self.conn.execute(self._queries[query], arguments, prepare=True, binary=True).fetchall()
-        return [Claimed._make(row) for row in rows]
+            statement = self._statements[name]
+            statement.send(worker.encode(), types, b"%d" % quantity, *where)
+            if meanwhile is not None:
+                meanwhile()
+            return statement.rows(Claimed._make)
 
     def _advance(self, claimed: list[Claimed], *, exhausted: bool, types: Sequence[str] | None) -> None:
         self._raise(self._lanes, claimed)

@@ -61,6 +61,11 @@ class Looks:
         """A task will be due in so many seconds; from any thread."""
         self._due_soon.append(time.monotonic() + seconds)
 
+    @property
+    def has_heard(self) -> bool:
+        """Have ids been notified that no claim has asked for yet?"""
+        return bool(self._notified)
+
     def heard(self, ids: list[int], *, overflowed: bool) -> None:
         """These ids were notified; ``overflowed``: and more than are worth telling apart."""
         if overflowed:

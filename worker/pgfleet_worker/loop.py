@@ -27,15 +27,13 @@ class Worker(Life):
     ) -> None:
         super().__init__(settings, handlers, schedules, listen=listen, keeper=keeper)
         self._async = {name for name, handler in handlers.items() if handler.is_async}
+        self._put_off = False
 
     def _turn(self) -> None:
-        self._hear_heart()
-        if self._lease.lost:
-            raise LostWorker(f"Worker {self._lease.worker} has lost its lease.")
-        self._obey()
-        self._looks.reconcile()
-        self._looks.learn()
-        self._looks.promote(asleep=self._rest.asleep)
+        # A task that was heard of comes first: all else can wait for the next turn, which is milliseconds away.
+        self._put_off = self._looks.has_heard and not self._put_off
+        if not self._put_off:
+            self._see_to_the_rest()
         room = self._room.measure(self._threads, self._coroutines)
         if self._orders.standing != "work":
             self._tend()
@@ -45,6 +43,15 @@ class Worker(Life):
         self._hand_out(claimed)
         self._tend()
         self._listen(self._rest.pause(bool(claimed)))
+
+    def _see_to_the_rest(self) -> None:
+        self._hear_heart()
+        if self._lease.lost:
+            raise LostWorker(f"Worker {self._lease.worker} has lost its lease.")
+        self._obey()
+        self._looks.reconcile()
+        self._looks.learn()
+        self._looks.promote(asleep=self._rest.asleep)
 
     def _obey(self) -> None:
         """Do as the operators say: pause, go on, or end once all is done; call off the tasks they want cancelled."""
