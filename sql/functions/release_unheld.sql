@@ -3,17 +3,14 @@
 -- `ids` and `attempts` are what the worker does hold. Answers how many were released.
 create or replace function release_unheld(worker text, ids bigint[], attempts integer[]) returns integer
 language plpgsql
-set enable_seqscan = off set enable_bitmapscan = off
-set jit = off set plan_cache_mode = force_generic_plan
+set plan_cache_mode = force_generic_plan
 as $$
 declare
     unheld bigint[];
     at_attempt integer[];
 begin
-    select array_agg(t.id), array_agg(t.attempt) into unheld, at_attempt
-    from tasks t
-    where t.worker = release_unheld.worker and t.status = 'started'
-      and (t.id, t.attempt) not in (select h.id, h.attempt from unnest(release_unheld.ids, release_unheld.attempts) h(id, attempt));
+    select array_agg(u.id), array_agg(u.attempt) into unheld, at_attempt
+    from unheld_tasks(release_unheld.worker, release_unheld.ids, release_unheld.attempts) u;
     if unheld is null then
         return 0;
     end if;

@@ -43,6 +43,8 @@ select orders, cancelled, attempts from worker_orders(%(worker)s)
 select orders from workers where id = %(worker)s
 -- name: release
 select release_tasks(%s, %s, %s, %s)
+-- name: unheld
+select id, attempt from unheld_tasks(%s, %s, %s)
 -- name: release_unheld
 select release_unheld(%s, %s, %s)
 -- name: rescue

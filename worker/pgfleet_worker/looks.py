@@ -12,6 +12,7 @@ from pgfleet_worker.bell import MOST_IDS
 from pgfleet_worker.claims import Claims
 from pgfleet_worker.outcome import Claimed
 from pgfleet_worker.room import Room
+from pgfleet_worker.unheld import Unheld
 
 #: Seconds between looks while idle but not yet asleep.
 NAP = 0.001
@@ -31,7 +32,8 @@ class Looks:
         self._queries = sql.queries("workers")
         self._notified: list[int] = []
         self._due_soon: list[float] = []
-        self._reconcile_due = self._learn_due = 0.0
+        self._unheld = Unheld(settings, log, attempts, room)
+        self._learn_due = 0.0
         #: When, on the monotonic clock, a waiting task may be due.
         self.promote_due = 0.0
         #: Must the next looks go on until one was from the front?
@@ -44,7 +46,8 @@ class Looks:
     def begin_anew(self) -> None:
         """After a reconnect: everything may have changed."""
         self.wanted = True
-        self.promote_due = self._reconcile_due = self._learn_due = 0.0
+        self._unheld.begin_anew()
+        self.promote_due = self._learn_due = 0.0
 
     @property
     def connection(self) -> db.Connection:
@@ -91,14 +94,7 @@ class Looks:
 
     def reconcile(self) -> None:
         """Free what the table says we hold and we don't know of: claims whose answers were lost with a connection."""
-        if time.monotonic() < self._reconcile_due:
-            return
-        self._reconcile_due = time.monotonic() + self._settings.lease
-        held = list(self._room.held.copy().items())
-        arguments = (self._attempts.worker, [id for id, _ in held], [attempt for _, (attempt, _) in held])
-        row = self.connection.execute(self._queries["release_unheld"], arguments).fetchone()
-        if row and row[0]:
-            self._log.warning("task.unheld", worker=self._attempts.worker, tasks=row[0])
+        self._unheld.tend(self.connection)
 
     def promote(self, *, asleep: bool) -> None:
         """Make ready what is due, when it may be. Awake, we are told of nothing, so that is each second at least."""

@@ -169,6 +169,11 @@ class Room:
         return sum(self._claimed[type] - self._settled[type] for type in types)
 
     @property
+    def settled(self) -> int:
+        """How many were ever settled."""
+        return self._acknowledged
+
+    @property
     def is_full(self) -> bool:
         """Was there too little room to claim at the last measure?"""
         return self._left < self._least
