@@ -14,7 +14,7 @@ from typing import Any
 from tests.benchmarks import peers as peers_module
 from tests.benchmarks.peers import Peer
 from tests.benchmarks.processes import BenchmarkFailed
-from tests.benchmarks.server import OPTIONS, Database, Server
+from tests.benchmarks.server import OPTIONS, SEGMENTS, Database, Server
 
 PGFLEET = "pgfleet"
 LIMIT = "the limit"
@@ -96,7 +96,7 @@ class Bench:
     def server(self) -> Server:
         """The run's Postgres, started when first asked for."""
         if self._server is None:
-            self._server = Server()
+            self._server = Server(segments=self.size(SEGMENTS, 0))
         return self._server
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class Bench:
     def other_server(self, **options: str) -> Iterator[Server]:
         """A server with other settings, for one scenario; the usual one is stopped meanwhile."""
         self.close()
-        with Server({**OPTIONS, **options}) as server:
+        with Server({**OPTIONS, **options}, segments=self.size(SEGMENTS, 0)) as server:
             yield server
 
     def size(self, full: int, quick: int) -> int:

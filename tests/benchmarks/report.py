@@ -65,7 +65,8 @@ def markdown(report: dict[str, Any], plots: Path | None) -> str:
         f"- **Python**: {machine['python']}; {packages}",
         f"- **Command**: `{report['command']}`; {report['rounds']} rounds in which all take turns; figures are medians, "
         "the spread is the lowest to the highest",
-        "- Before every timed part: a fresh database, VACUUM ANALYZE, CHECKPOINT.",
+        "- Before every timed part: a fresh database, VACUUM ANALYZE, CHECKPOINT. The server has the segments of its WAL from "
+        "the start, as one that has run for a while (a new one makes each when it is needed, 50 ms in which nobody commits).",
         "- *The limit* is a bare psycopg loop over two connections that claims and settles with the same SQL and runs "
         "nothing.",
         "",
