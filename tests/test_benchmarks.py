@@ -59,8 +59,9 @@ def test_a_quick_run_measures_and_shows_it(bench: subprocess.Popen[bytes], scrat
     for result in found["scenarios"].values():
         assert result["rows"]
         assert all(row["value"] > 0 and not math.isnan(row["value"]) for row in result["rows"])
-    assert found["machine"]["cores"] > 0
-    assert found["postgres"]["options"]["fsync"] == "on"
+    [run] = found["runs"]
+    assert run["machine"]["cores"] > 0
+    assert run["postgres"]["options"]["fsync"] == "on"
     assert b"share of the limit" in out
     assert list(scratch.iterdir()) == []
 

@@ -7,7 +7,6 @@ Exit code 0 when everything was measured, whether or not the targets were reache
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import signal
 import subprocess
@@ -17,13 +16,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tests.benchmarks import machine, peers, report
+from tests.benchmarks import machine, peers, record, report
 from tests.benchmarks.harness import Bench
 from tests.benchmarks.processes import ROOT, environment
 from tests.benchmarks.scenarios import NAMES, about, find
 from tests.benchmarks.server import OPTIONS
 
 HERE = Path(__file__).parent
+FILE = "results.json"
 
 
 def main(arguments: list[str]) -> int:
@@ -34,36 +34,38 @@ def main(arguments: list[str]) -> int:
     names = options.scenario or list(NAMES)
     # A SIGTERM ends us as Ctrl-C does: through every `finally`, and so without leaving a process or a database.
     signal.signal(signal.SIGTERM, _interrupt)
-    done = {}
-    if options.add and options.json is not None and options.json.exists():
-        done = json.loads(options.json.read_text(encoding="utf-8"))["scenarios"]
+    folder = options.out or HERE / "results"
+    found = record.load((options.json or folder / FILE) if options.add else None)
+    if options.write_results and any(run["quick"] for run in found["runs"]):
+        parser.error("RESULTS.md holds full runs: what --add would start from has a --quick one.")
     chosen, left_out = _peers(options)
-    bench = Bench(options.env, chosen, options.rounds or (1 if options.quick else 3), options.quick)
-    found: dict[str, Any] = {
+    bench = Bench(options.env, chosen, options.rounds, options.quick)
+    this: dict[str, Any] = {
         "command": _command(options),
         "quick": bench.quick,
-        "rounds": bench.rounds,
         "machine": machine.describe(),
-        "scenarios": done,
         "left_out": left_out,
     }
+    found["runs"].append(this)
+    number = len(found["runs"]) - 1
     interrupted = False
     try:
-        found["postgres"] = {
+        this["postgres"] = {
             "version": bench.server.version(),
             "options": dict(OPTIONS),
             "file_system": machine.file_system(bench.server.folder),
         }
         for name in names:
             bench.say(f"== {name}")
-            began = time.monotonic()
+            began, failed = time.monotonic(), len(bench.failures)
             try:
                 result = find(name)(bench).as_json()
             except Exception as error:  # the others are still worth measuring
                 bench.failures.append(f"{name}: {error!r}")
                 bench.say(f"{name} FAILED: {error!r}")
                 result = {"rows": [], "charts": [], "detail": {}, "error": repr(error)}
-            result["seconds"] = round(time.monotonic() - began, 1)
+            result = {"run": number, "seconds": round(time.monotonic() - began, 1), **result}
+            result["failures"] = bench.failures[failed:]
             found["scenarios"][name] = result
             report.show(name, result)
             _write(options.json, found, bench)
@@ -74,12 +76,15 @@ def main(arguments: list[str]) -> int:
         bench.close()
     if interrupted:
         return 130
-    found["scenarios"] = {name: found["scenarios"][name] for name in NAMES if name in found["scenarios"]}
+    record.tidy(found)
     _write(options.json, found, bench)
+    print(record.took(found))
     if options.out is not None or options.write_results:
-        _plots(found, options.out or HERE / "results", options.env)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / FILE, found, bench)
+        _plots(folder, options.env)
     if options.write_results:
-        folder = (options.out or HERE / "results").resolve()
+        folder = folder.resolve()
         beside = folder if folder.parent == HERE else None
         (HERE / "RESULTS.md").write_text(report.markdown(found, beside), encoding="utf-8")
     for failure in bench.failures:
@@ -96,11 +101,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("scenario", nargs="*", choices=[*NAMES, []], metavar="SCENARIO", help="default: all")
     parser.add_argument("--peers", help=f"comma-separated, or none; default: all ({', '.join(peers.PEERS)})")
-    parser.add_argument("--rounds", type=int, help="how often all take turns (default: 3; 1 with --quick)")
+    parser.add_argument("--rounds", type=int, help="how often all take turns (default: 1 to 5; 1 with --quick)")
     parser.add_argument("--quick", action="store_true", help="a smoke run: small, without peers unless named")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to FILE")
-    parser.add_argument("--add", action="store_true", help="keep what FILE holds of scenarios that are not run now")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="draw a PNG of each scenario into DIR")
+    parser.add_argument(
+        "--add", action="store_true", help="keep what FILE (or DIR/results.json) holds of other scenarios"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="draw a PNG of each scenario into DIR; results.json")
     parser.add_argument(
         "--write-results", action="store_true", help="write tests/benchmarks/RESULTS.md, and its PNGs to results/"
     )
@@ -136,18 +143,15 @@ def _peers(options: argparse.Namespace) -> tuple[list[peers.Peer], list[str]]:
 
 
 def _write(path: Path | None, found: dict[str, Any], bench: Bench) -> None:
-    found["failures"] = bench.failures
-    found["peers"] = {
-        peer.name: {"description": peer.description, "settings": bench.peer_settings.get(peer.name)}
-        for peer in bench.peers
-    }
+    for peer in bench.peers:
+        before = found["peers"].get(peer.name, {}).get("settings")
+        settings = bench.peer_settings.get(peer.name, before)
+        found["peers"][peer.name] = {"description": peer.description, "settings": settings}
     if path is not None:
-        partial = path.with_name(path.name + ".part")
-        partial.write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
-        partial.replace(path)
+        record.save(path, found)
 
 
-def _plots(found: dict[str, Any], folder: Path, env: Path) -> None:
+def _plots(folder: Path, env: Path) -> None:
     """Draw by matplotlib, which lives in an environment of its own: the project doesn't need it."""
     python = env / "plot" / "bin" / "python"
     pins = HERE / "plot-requirements.txt"
@@ -163,12 +167,8 @@ def _plots(found: dict[str, Any], folder: Path, env: Path) -> None:
         for line in (make, fill):
             subprocess.run(line, check=True, env={k: v for k, v in environment().items() if k != "VIRTUAL_ENV"})
         stamp.write_text(pins.read_text())
-    data = folder / "results.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    data.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
     # -P: this folder has an http.py, which must not stand in for the standard library's.
-    subprocess.run([python, "-P", HERE / "plot.py", data, folder], check=True)
-    data.unlink()
+    subprocess.run([python, "-P", HERE / "plot.py", folder / FILE, folder], check=True)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pgfleet import tasks
 from pgfleet.settings import Settings
 from tests.benchmarks.processes import BenchmarkFailed, Child, children, module
-from tests.benchmarks.server import Database
+from tests.benchmarks.server import Database, Server
 from tests.support.database import environment
 
 #: A worker's concurrency where nothing else is said: the setting's default.
@@ -58,6 +59,14 @@ def backlog(database: Database, n: int, *, type: str = "noop", created_by: int =
             last = tasks.create_many(conn, type, [None] * min(BULK, n - at), created_by=created_by)[-1]
     database.settle_down()
     return last
+
+
+@contextmanager
+def standing(server: Server, n: int, *, type: str = "noop", created_by: int = 0) -> Iterator[tuple[Database, int]]:
+    """A database of its own with such a backlog, and its last id; made once a run, copied for each round."""
+    make = partial(backlog, n=n, type=type, created_by=created_by)
+    with server.copy((type, created_by, n), make) as (database, last):
+        yield database, last
 
 
 @contextmanager

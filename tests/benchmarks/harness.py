@@ -30,6 +30,8 @@ class Row:
     unit: str = ""
     low: float | None = None
     high: float | None = None
+    #: Of how many values ``value`` is the median.
+    of: int = 1
     target: str = ""
     reached: bool | None = None
     note: str = ""
@@ -52,7 +54,7 @@ class Result:
         middle = statistics.median(many)
         low, high = (min(many), max(many)) if len(many) > 1 else (None, None)
         verdict = None if reached is None else bool(reached(middle))
-        self.rows.append(Row(who, metric, middle, unit, low, high, target, verdict, note))
+        self.rows.append(Row(who, metric, middle, unit, low, high, len(many), target, verdict, note))
         return middle
 
     def miss(self, who: str, metric: str, why: str) -> None:
@@ -81,7 +83,8 @@ class Bench:
 
     env: Path
     peers: list[Peer]
-    rounds: int
+    #: What was asked for; None: each part's own.
+    asked: int | None
     quick: bool
     failures: list[str] = field(default_factory=list)
     peer_settings: dict[str, Any] = field(default_factory=dict)
@@ -115,18 +118,25 @@ class Bench:
         """How many: the one or, in a smoke run, the other."""
         return quick if self.quick else full
 
+    def rounds(self, most: int = 3) -> int:
+        """How often all take turns in a part whose default is ``most``: a run of everything is to take an hour."""
+        return self.asked or (1 if self.quick else most)
+
     def say(self, text: str) -> None:
         """Progress, on stderr: stdout belongs to the table."""
         print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
-    def turns(self, contestants: Mapping[str, Callable[[], float | None]], what: str) -> dict[str, list[float]]:
-        """Everybody once a round, ``rounds`` times; answers each one's figures.
+    def turns(
+        self, contestants: Mapping[str, Callable[[], float | None]], what: str, most: int = 3
+    ) -> dict[str, list[float]]:
+        """Everybody once a round, :meth:`rounds` times; answers each one's figures.
 
         One that fails is left out of further rounds, said so, and counted; the others go on.
         """
         figures: dict[str, list[float]] = {who: [] for who in contestants}
         failed: set[str] = set()
-        for number in range(1, self.rounds + 1):
+        rounds = self.rounds(most)
+        for number in range(1, rounds + 1):
             for who, run in contestants.items():
                 if who in failed:
                     continue
@@ -136,11 +146,11 @@ class Bench:
                     failed.add(who)
                     self._why[who] = f"failed: {str(error).splitlines()[0]}"
                     self.failures.append(f"{what}: {who}: {error}")
-                    self.say(f"{what} {number}/{self.rounds}: {who} FAILED: {error}")
+                    self.say(f"{what} {number}/{rounds}: {who} FAILED: {error}")
                     continue
                 if figure is not None:
                     figures[who].append(figure)
-                    self.say(f"{what} {number}/{self.rounds}: {who}: {figure:,.4g}")
+                    self.say(f"{what} {number}/{rounds}: {who}: {figure:,.4g}")
         return figures
 
     def peer(self, peer: Peer, action: peers_module.Action, database: Database, timeout: float, **options: Any) -> Any:
@@ -154,12 +164,20 @@ class Bench:
 
     @contextmanager
     def peer_database(self, peer: Peer, n: int = 0) -> Iterator[Database]:
-        """A database with the peer's schema and ``n`` of its no-op tasks, settled down."""
-        with self.server.database(migrated=False) as database:
+        """A database with the peer's schema and ``n`` of its no-op tasks, settled down.
+
+        Made once a run and copied for each round, as pgfleet's backlogs are; the variants of a peer share it.
+        """
+
+        def make(database: Database) -> None:
             self.peer(peer, "setup", database, 120)
             if n:
+                began = time.monotonic()
                 self.peer(peer, "enqueue", database, 120 + n / 1000, n=n)
+                self.say(f"{peer.name}: {n:,} enqueued in {time.monotonic() - began:.0f} s")
             database.settle_down()
+
+        with self.server.copy((peer.script, n), make, migrated=False) as (database, _):
             yield database
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -70,6 +70,7 @@ class Server:
         self.options = dict(options)
         self._postgres, self._remove = embedded(None, self.options)
         self._numbers = itertools.count(1)
+        self._kept: dict[object, tuple[str, Any]] = {}
         try:
             self._make_segments(segments)
         except BaseException:
@@ -95,8 +96,42 @@ class Server:
     @contextmanager
     def database(self, *, migrated: bool = True) -> Iterator[Database]:
         """A new database, dropped at the end; with pgfleet's schema unless told otherwise."""
-        name = f"bench_{next(self._numbers)}"
-        self._execute(SQL("create database {} template template0 strategy file_copy").format(Identifier(name)))
+        name = self._create("template0")
+        try:
+            with self._used(name, migrated=migrated) as database:
+                yield database
+        finally:
+            self._drop(name)
+
+    @contextmanager
+    def copy(
+        self, key: object, make: Callable[[Database], Any], *, migrated: bool = True
+    ) -> Iterator[tuple[Database, Any]]:
+        """A new database as ``make`` left it when it was first called with ``key``, and what it answered.
+
+        File by file, so that all who are compared over several rounds find the same pages, and a backlog that takes a
+        peer a minute to enqueue is enqueued once.
+        """
+        if key not in self._kept:
+            name = self._create("template0")
+            try:
+                with self._used(name, migrated=migrated) as database:
+                    answer = make(database)
+            except BaseException:
+                self._drop(name)
+                raise
+            self._kept[key] = name, answer
+        original, answer = self._kept[key]
+        name = self._create(original)
+        try:
+            with self._used(name, migrated=False) as database:
+                database.settle_down()
+                yield database, answer
+        finally:
+            self._drop(name)
+
+    @contextmanager
+    def _used(self, name: str, *, migrated: bool) -> Iterator[Database]:
         database = Database(self._postgres.url(name))
         try:
             if migrated:
@@ -104,7 +139,15 @@ class Server:
             yield database
         finally:
             database.close()
-            self._execute(SQL("drop database if exists {} with (force)").format(Identifier(name)))
+
+    def _create(self, original: str) -> str:
+        name = f"bench_{next(self._numbers)}"
+        make = SQL("create database {} template {} strategy file_copy")
+        self._execute(make.format(Identifier(name), Identifier(original)))
+        return name
+
+    def _drop(self, name: str) -> None:
+        self._execute(SQL("drop database if exists {} with (force)").format(Identifier(name)))
 
     def _make_segments(self, number: int) -> None:
         """Use as many segments up, and have a checkpoint rename them to those to come; a slot keeps earlier ones off."""

@@ -78,6 +78,8 @@ class Peer:
     script: str
     row_locking: bool
     """It claims with FOR UPDATE SKIP LOCKED on the table of the jobs."""
+    slow: bool = False
+    """It settles less than 5,000 no-op tasks a second: whatever the backlog, it sees no more than the start of it."""
     variant: str | None = None
 
     def unavailable(self) -> str | None:
@@ -100,6 +102,7 @@ PEERS: dict[str, Peer] = {
             "python",
             "run_procrastinate.py",
             row_locking=True,
+            slow=True,
         ),
         # https://pgqueuer.readthedocs.io/en/latest/guides/performance-tuning/
         Peer(
@@ -133,6 +136,7 @@ PEERS: dict[str, Peer] = {
             "python",
             "run_chancy.py",
             row_locking=True,
+            slow=True,
         ),
         # https://worker.graphile.org/docs/performance
         Peer(
@@ -141,6 +145,7 @@ PEERS: dict[str, Peer] = {
             "node",
             "run_graphile_worker.mjs",
             row_locking=True,
+            slow=True,
             variant="default",
         ),
         Peer(

@@ -44,7 +44,7 @@ def run(bench: Bench) -> Result:
         FOREIGN_IDLE: lambda: _foreign(bench, "foreign create_task", seconds, busy=False),
         BULK: lambda: _bulk(bench, bench.size(500_000, 20_000)),
     }
-    peers = {peer.name: partial(_theirs, bench, peer, bench.size(40_000, 1_000)) for peer in bench.peers}
+    peers = {peer.name: partial(_theirs, bench, peer, bench.size(15_000, 1_000)) for peer in bench.peers}
     rates = bench.turns({**ways, **peers}, "create")
     middle = {}
     for who, values in rates.items():

@@ -26,7 +26,7 @@ def run(bench: Bench) -> Result:
     depths = [5_000, 20_000] if bench.quick else [10_000, 1_000_000, 10_000_000]
     # 10,000 in the smallest queue: no more claims than leave it deep.
     claims = 20 if bench.quick else 40
-    rounds = 1 if bench.quick else max(5, bench.rounds)
+    rounds = 1 if bench.quick else max(5, bench.rounds(5))
     result = Result()
     with ExitStack() as stack:
         queues = {}

@@ -14,7 +14,7 @@ def run(bench: Bench) -> Result:
     result, rows = Result(), bench.size(1_000_000, 20_000)
     with bench.server.database() as database, tempfile.TemporaryDirectory() as folder:
         psql = find_binaries(None) / "psql"
-        found = export.run(database.url, Path(folder), rows=rows, psql=psql, rounds=bench.rounds)
+        found = export.run(database.url, Path(folder), rows=rows, psql=psql, rounds=bench.rounds())
     result.detail = found
     result.add(PGFLEET, f"export of {rows:,} books", found["worker_rows_per_s"], "rows/s")
     result.add("psql \\copy", f"export of {rows:,} books", found["psql_rows_per_s"], "rows/s")

@@ -42,7 +42,8 @@ def run(bench: Bench) -> Result:
     bursts: list[float] = []
     shares: dict[int, list[float]] = {}
     due, many, idle = bench.size(1_000, 20), bench.size(1_000, 50), bench.size(100_000, 1_000)
-    for number in range(1, bench.rounds + 1):
+    rounds = bench.rounds(2)
+    for number in range(1, rounds + 1):
         some_fired, some_begun = _lateness(bench, due)
         fired += some_fired
         begun += some_begun
@@ -50,7 +51,7 @@ def run(bench: Bench) -> Result:
         for count in (0, idle):
             shares.setdefault(count, []).append(_idle(bench, count))
         bench.say(
-            f"firing {number}/{bench.rounds}: late p99 {percentile(begun, 0.99):.1f} ms, burst {bursts[-1]:.2f} s, "
+            f"firing {number}/{rounds}: late p99 {percentile(begun, 0.99):.1f} ms, burst {bursts[-1]:.2f} s, "
             f"idle {shares[idle][-1]:.2f} %"
         )
     for what, late in (("fired", fired), ("begun", begun)):

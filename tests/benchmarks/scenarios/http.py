@@ -23,7 +23,7 @@ def measure(bench: Bench, *, clients: int) -> dict[str, Any]:
     with bench.server.database() as database:
         # By name: this module is called http as well.
         load = importlib.import_module("tests.benchmarks.http").run
-        rounds = 1 if bench.quick else bench.rounds
+        rounds = bench.rounds()
         answer: dict[str, Any] = load(database.url, clients=clients, seconds=1 if bench.quick else 5, rounds=rounds)
     return answer
 
