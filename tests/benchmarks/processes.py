@@ -25,7 +25,8 @@ class BenchmarkFailed(RuntimeError):
     """A scenario can't be measured; the message says why."""
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Called in a child: it goes when its parent does, however that ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -50,7 +51,7 @@ class Child:
             stdout=subprocess.PIPE if talks else self._log,
             stderr=self._log,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
 
     @property

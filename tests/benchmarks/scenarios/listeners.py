@@ -1,8 +1,8 @@
 """1, 50 and 200 idle workers that LISTEN: how fast 32 clients create by the API's path, and how soon a task starts.
 
-The workers are real ones, 50 to a process, each in a thread: 200 processes would need 10 GB. Nothing is measured before
-their start is over: for three seconds on end they take no more of the processor than heartbeats do. Every task must be
-claimed once (attempt 1), however many were woken for it.
+The workers are real ones, each a process, forked from one that has imported everything (``idle_workers.py``): apart they
+would need 10 GB. Nothing is measured before their start is over: for three seconds on end they take no more of the
+processor than heartbeats do. Every task must be claimed once (attempt 1), however many were woken for it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from tests.benchmarks.processes import BenchmarkFailed, Child, children, module
 from tests.benchmarks.scenarios import latency
 from tests.benchmarks.server import Database, Server
 
-A_PROCESS = 50
 #: Parts of a core: what idle workers' processes take at most, so many of them and each worker. Starting takes all there is.
 QUIET, QUIET_EACH = 0.05, 0.0015
 
@@ -51,9 +50,8 @@ def _measure(bench: Bench, server: Server, count: int) -> tuple[float, float]:
     with server.database() as database, stamp.listening() as stamps:
         fleet.register(database, "noop", "noop_stamp")
         database.settle_down()
-        sizes = [min(A_PROCESS, count - at) for at in range(0, count, A_PROCESS)]
-        lines = [module("tests.benchmarks.idle_workers", database.url, size) for size in sizes]
-        with children(lines, env=stamps.env, talks=True) as started:
+        line = module("tests.benchmarks.idle_workers", database.url, count)
+        with children([line], env=stamps.env, talks=True) as started:
             for child in started:
                 child.line()
             fleet.wait_registered(database, count, started, timeout=120)
