@@ -20,12 +20,14 @@ from pgfleet_worker.handler import load
 from pgfleet_worker.loop import Worker
 from tests.benchmarks.processes import die_with_parent
 
+HANDLERS = ("tests.benchmarks.handlers", "tests.benchmarks.stamp")
+TYPES = ("noop", "noop_stamp", "sleep_20ms")
+
 
 def work(settings: Settings) -> None:
     """One worker, until SIGTERM."""
     die_with_parent()
-    types = ("noop", "noop_stamp")
-    worker = Worker(settings, load(("tests.benchmarks.handlers", "tests.benchmarks.stamp"), types))
+    worker = Worker(settings, load(HANDLERS, TYPES))
     signal.signal(signal.SIGTERM, lambda number, frame: worker.stop())
     worker.run()
 
@@ -33,7 +35,7 @@ def work(settings: Settings) -> None:
 def main(dsn: str, count: int) -> None:
     settings = Settings(database_url=dsn, node="bench", log_level="warning")
     log.configure(settings)
-    load(("tests.benchmarks.handlers", "tests.benchmarks.stamp"), ("noop", "noop_stamp"))  # imported before the forks
+    load(HANDLERS, TYPES)  # imported before the forks
     gc.freeze()  # a collection in a child would copy the pages that it shares
     workers = []
     for _ in range(count):
