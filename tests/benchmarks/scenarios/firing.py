@@ -42,7 +42,7 @@ def run(bench: Bench) -> Result:
     bursts: list[float] = []
     shares: dict[int, list[float]] = {}
     due, many, idle = bench.size(1_000, 20), bench.size(1_000, 50), bench.size(100_000, 1_000)
-    rounds = bench.rounds(2)
+    rounds = bench.rounds(1)
     for number in range(1, rounds + 1):
         some_fired, some_begun = _lateness(bench, due)
         fired += some_fired

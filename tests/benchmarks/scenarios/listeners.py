@@ -28,7 +28,7 @@ def run(bench: Bench) -> Result:
     waits: dict[str, list[float]] = {}
     # A worker may hold 4 connections: LISTEN, claim, settle, heartbeat.
     with bench.other_server(max_connections="1000") as server:
-        rounds = bench.rounds()
+        rounds = bench.rounds(2)
         for number in range(1, rounds + 1):
             for count in counts:
                 rate, wait = _measure(bench, server, count)
