@@ -11,16 +11,19 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from pgfleet import migrate, tokens
+from pgfleet import migrate, tasks, tokens
+from pgfleet.db import Connection
 from pgfleet.settings import Settings
 from pgfleet_api import create_app
+from pgfleet_api.connections import Connections
+from pgfleet_api.creation import Creator
 from pgfleet_api.notifier import Notifier
 from pgfleet_api.state import KEY
 from tests.support.database import Database
@@ -224,6 +227,32 @@ def test_ids_that_come_while_a_notification_is_under_way_share_the_next(
     gate.set()
     notifier.stop()
     assert sent == [[1], [2, 3, 4]]
+
+
+def test_the_first_task_after_a_pause_is_told_with_its_insert_and_those_that_follow_together(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Sequence[int]] = []
+
+    def notify(conn: Connection, ids: Sequence[int]) -> int:
+        sent.append(ids)
+        return notify_for_real(conn, ids)
+
+    notify_for_real = tasks.notify
+    monkeypatch.setattr("pgfleet.tasks.notify", notify)
+    monkeypatch.setattr("pgfleet_api.notifier.PAUSE", 1.0)
+    listener = database.connect()
+    listener.execute("listen task_created")
+    database.connect().execute("select register_type('job')")
+    connections, notifier = Connections(settings), Notifier(settings)
+    creator = Creator(connections, notifier)
+    wanted = tasks.Wanted("job", None, 1, any_type=True)
+    ids = [answer[0] for answer in (creator.create(wanted) for _ in range(3)) if answer is not None]
+    heard = [int(n.payload) for n in listener.notifies(timeout=40, stop_after=3)]
+    notifier.stop()
+    connections.close()
+    assert heard == ids
+    assert [list(some) for some in sent if some] == [ids[1:]]
 
 
 def test_notifications_are_dropped_while_the_database_is_away_and_nothing_waits(settings: Settings) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pgfleet import errors, tasks, workers
+from pgfleet import db, errors, tasks, workers
+from pgfleet.settings import Settings
 from tests.support.database import Database
 from tests.support.fleet import OTHER, WORKER, Connection, claim, column, create, sqlstate, status, value
 
@@ -130,8 +131,9 @@ def test_orders_for_a_worker_that_is_gone_or_in_other_words_are_refused(database
     assert sqlstate(conn, "select order_worker(%s, null)", WORKER) == "PF006"
 
 
-def test_every_way_to_create_takes_a_node_and_a_timeout(database: Database) -> None:
+def test_every_way_to_create_takes_a_node_and_a_timeout(database: Database, settings: Settings) -> None:
     conn = fleet(database)
+    inserted = tasks.Wanted("job", None, 1, any_type=True, node=HERE, timeout=90.0)
     aimed: dict[str, Any] = {"created_by": 1, "node": HERE}
     timeout = timedelta(seconds=90)
     made = [
@@ -139,7 +141,7 @@ def test_every_way_to_create_takes_a_node_and_a_timeout(database: Database) -> N
         tasks.insert(conn, "job", **aimed, timeout=timeout)[0],
         tasks.insert(conn, "job", **aimed, timeout=timeout, unique_key="k")[0],
         *tasks.create_many(conn, "job", ["a", "b"], **aimed, timeout=timeout),
-        tasks.insert_allowed(conn, [tasks.Wanted("job", None, 1, any_type=True, node=HERE, timeout=90.0)])[0][0],  # type: ignore[index]
+        tasks.insert_allowed(db.connect(settings, "a test"), [inserted]).answers[0][0],  # type: ignore[index]
     ]
     assert claim(conn, 9, worker=OTHER) == []
     rows = conn.execute("select id, timeout from claim_tasks(%s, '{job}', 9)", [WORKER]).fetchall()

@@ -93,7 +93,7 @@ class Creator:
         """Answer every item of ``batch``, whatever happens."""
         try:
             with self._connections.take() as conn:
-                answers = tasks.insert_allowed(conn, [item.wanted for item in batch])
+                inserted = tasks.insert_allowed(conn, [item.wanted for item in batch], tell=self._notifier.take_turn())
         except (PgfleetError, psycopg.Error) as error:
             if len(batch) > 1 and not db.is_away(error):
                 for item in batch:  # one of them is at fault: each alone, so that it fails alone
@@ -106,6 +106,9 @@ class Creator:
                 item.error = error
             raise
         else:
-            for item, answer in zip(batch, answers, strict=True):
+            for item, answer in zip(batch, inserted.answers, strict=True):
                 item.answer = answer
-            self._notifier.tell([answer[0] for answer in answers if answer is not None and answer[1]])
+            if inserted.sleepers is not None:
+                self._notifier.told(inserted.sleepers)
+            else:
+                self._notifier.tell([answer[0] for answer in inserted.answers if answer is not None and answer[1]])

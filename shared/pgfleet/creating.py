@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from pgfleet import db, sql
+from pgfleet import db, prepared, sql
 
 #: Kept: json.dumps() makes one anew for every call that asks for anything (2.2 instead of 1.4 us a task).
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
+_ROWS = json.JSONEncoder(default=datetime.isoformat)
 
 
 def _text(data: Any) -> str | None:
@@ -121,20 +122,32 @@ class Wanted:
     node: str | None = None
 
 
-def insert_allowed(conn: db.Connection, wanted: Sequence[Wanted]) -> list[tuple[int, bool] | None]:
+@dataclass(frozen=True)
+class Inserted:
+    """What :func:`insert_allowed` did: for each task, in their order, (id, was it created?), or None if passed over.
+
+    ``sleepers``: how many workers slept and were told; None where nobody was to be told, or of nothing.
+    """
+
+    answers: list[tuple[int, bool] | None]
+    sleepers: int | None
+
+
+def insert_allowed(conn: db.Patient, wanted: Sequence[Wanted], *, tell: bool = False) -> Inserted:
     """As :func:`insert`, for many tasks of all sorts in one statement: all of them are inserted, or none.
 
-    Answers, in their order, (id, was it created?), or None for a task that was passed over because its type is unknown
-    or, unless ``any_type``, not marked for readers.
+    A task is passed over where its type is unknown or, unless ``any_type``, not marked for readers. ``tell``: commit, and
+    wake the sleeping workers; not inside a transaction.
     """
     rows = [{"n": n} | {k: v for k, v in vars(task).items() if v is not None} for n, task in enumerate(wanted)]
-    made = db.call(
-        conn, sql.queries("tasks")["insert_allowed_tasks"], rows=json.dumps(rows, default=datetime.isoformat)
-    )
+    with db.ours():
+        statement = prepared.kept(conn, "insert_allowed_tasks", sql.queries("tasks")["insert_allowed_tasks"])
+        statement.send(_ROWS.encode(rows).encode(), b"t" if tell else b"f")
+        ((numbers, ids, created, sleepers),) = statement.rows(tuple)
     answers: list[tuple[int, bool] | None] = [None] * len(rows)
-    for n, id, created in made:
-        answers[n] = id, created
-    return answers
+    for made in zip(numbers or (), ids or (), created or (), strict=True):
+        answers[made[0]] = made[1:]
+    return Inserted(answers, sleepers)
 
 
 def create_many(

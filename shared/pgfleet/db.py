@@ -69,6 +69,11 @@ class Patient(psycopg.Connection[Any]):
     #: Was its end that Postgres didn't answer?
     silent = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: By name, what :func:`pgfleet.prepared.kept` has prepared here.
+        self.statements: dict[str, Any] = {}
+
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
         """As psycopg's, which asks the generator ten times a second whether to go on. Raises :class:`Silent`."""
         if self.patience == float("inf"):

@@ -46,6 +46,14 @@ class Prepared:
         return result
 
 
+def kept(conn: db.Patient, name: str, statement: LiteralString) -> Prepared:
+    """The statement of this name over ``conn``, prepared at the first call. For one thread at a time, in autocommit."""
+    prepared: Prepared | None = conn.statements.get(name)
+    if prepared is None:
+        prepared = conn.statements[name] = Prepared(conn, name, statement)
+    return prepared
+
+
 def text_array(items: Iterable[str]) -> bytes:
     """Texts as the literal of a Postgres array."""
     quoted = ('"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"' for item in items)

@@ -4,21 +4,7 @@ select id, created from insert_task(
     max_retries => %(max_retries)s, retry_delay => %(retry_delay)s, unique_key => %(unique_key)s,
     timeout => %(timeout)s, node => %(node)s)
 -- name: insert_allowed_tasks
--- Many at once, of all sorts. No row, and no insert, for a type that is unknown or not the caller's. The functions run
--- after, and in the order of, what the CTE let through; without it a hash join decides.
-with allowed as materialized (
-    select w.* from json_to_recordset(%(rows)s::json) as w(
-        n integer, type text, data text, created_by bigint, any_type boolean, priority integer, run_at timestamptz,
-        delay double precision, max_retries integer, retry_delay double precision, unique_key text,
-        timeout double precision, node text)
-    join task_types y on y.name = w.type and (y.for_readers or w.any_type)
-    order by w.n)
-select w.n, t.id, t.created
-from allowed w cross join lateral insert_task(
-    w.type, w.data, w.created_by, priority => w.priority,
-    run_at => coalesce(w.run_at, now() + make_interval(secs => w.delay)), max_retries => w.max_retries,
-    retry_delay => make_interval(secs => w.retry_delay), unique_key => w.unique_key,
-    timeout => make_interval(secs => w.timeout), node => w.node) t
+call insert_allowed_tasks($1, $2, null, null, null, null)
 -- name: create_task
 select create_task(
     %(type)s, %(data)s, %(created_by)s, priority => %(priority)s, run_at => coalesce(%(run_at)s, now() + %(delay)s::interval),

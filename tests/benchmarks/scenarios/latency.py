@@ -1,6 +1,6 @@
 """An idle worker, one task at a time: from the start of the create call to the start of the handler.
 
-By the API's path (insert, commit, then NOTIFY through its notifier) and by ``create_task()``, which notifies within;
+By the API's path (what ``POST /v1/tasks`` does: insert, commit, then NOTIFY) and by ``create_task()``, which notifies within;
 about 15 ms of quiet between two tasks, as with the peers, 20 tasks of warm-up. 1,000 tasks a round, with the peers 500,
 or as many as a peer starts in 20 s.
 """
@@ -13,6 +13,8 @@ from collections.abc import Callable
 from functools import partial
 
 from pgfleet import tasks
+from pgfleet_api.connections import Connections
+from pgfleet_api.creation import Creator
 from pgfleet_api.notifier import Notifier
 from tests.benchmarks import fleet, stamp
 from tests.benchmarks.harness import PGFLEET, Bench, Result, percentile
@@ -98,19 +100,22 @@ def sample(create: Callable[[], int], stamps: stamp.Stamps, n: int) -> list[floa
 
 
 def _api(database: Database, stamps: stamp.Stamps, n: int) -> list[float]:
-    notifier = Notifier(fleet.settings(database))
+    settings = fleet.settings(database)
+    connections, notifier = Connections(settings), Notifier(settings)
     notifier.start()
+    creator = Creator(connections, notifier)
+    wanted = tasks.Wanted("noop_stamp", None, 1, any_type=True)
+
+    def create() -> int:
+        answer = creator.create(wanted)
+        assert answer is not None  # any_type, and the type is known
+        return answer[0]
+
     try:
-        with database.connect() as conn:
-
-            def create() -> int:
-                id, _ = tasks.insert(conn, "noop_stamp", created_by=1)
-                notifier.tell([id])
-                return id
-
-            return sample(create, stamps, n)
+        return sample(create, stamps, n)
     finally:
         notifier.stop()
+        connections.close()
 
 
 def by_create_task(database: Database, stamps: stamp.Stamps, n: int) -> list[float]:
