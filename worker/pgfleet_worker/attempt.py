@@ -33,6 +33,9 @@ from pgfleet_worker.watch import Watch
 #: a thread's clock costs 0.6 us, twice a task: a sixth of all that a no-op costs the worker. And what is told settles alone.
 LEAST_CPU = 0.001
 
+# Past Success's own __new__, a function in Python that takes as long again.
+_new = tuple.__new__
+
 IGNORED = "It did not heed its cancellation for {:g} s: its thread is left to itself, and its slot with it."
 
 
@@ -136,7 +139,11 @@ class Attempts(Loans):
             self._bound(task).debug("task.started")
         try:
             value = kind.function(task)
-            outcome = Success(id, attempt, worker, type, None) if value is None else of_return(task, value)
+            outcome = (
+                _new(Success, (id, attempt, worker, type, None, None, None))
+                if value is None
+                else of_return(task, value)
+            )
         except BaseException as error:  # SystemExit too: a handler must not end the worker
             outcome = self._raised(task, error)
         if cpu is not None and (cpu := time.thread_time() - cpu) >= LEAST_CPU:
@@ -169,8 +176,9 @@ class Attempts(Loans):
 
     def _end(self, task: Task, kind: Kind, outcome: Outcome) -> None:
         seconds = time.perf_counter() - task.began
-        if self._is_running(task):
-            self.running.pop((task.id, task.attempt), None)
+        running, key = self.running, (task.id, task.attempt)
+        if running.get(key) is task:
+            running.pop(key, None)
         abandoned = False
         if task.cancelled:  # looked at after leaving `running`: who abandons it looks there, under the lock
             with self._ending:

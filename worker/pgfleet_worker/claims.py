@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 
 from pgfleet import db, sql
 from pgfleet.prepared import Prepared, number_array, text_array
 from pgfleet.settings import Settings
-from pgfleet_worker.outcome import Claimed
+from pgfleet_worker.outcome import Claimed, claimed_row
 
 Lane = tuple[str, int]
 
@@ -27,6 +28,8 @@ FRONT_SHARE = 0.03
 MOST_FRONT_PAUSE = 30.0
 #: ...and while the lanes are full comes no more often than this, in seconds: what bounds a newcomer's wait.
 FRONT_PAUSE = 0.05
+
+_ID, _LANE = itemgetter(0), itemgetter(1, 5)
 
 
 class Claims:
@@ -145,7 +148,7 @@ class Claims:
             statement.send(worker.encode(), types, b"%d" % quantity, *where)
             if meanwhile is not None:
                 meanwhile()
-            return statement.rows(Claimed._make)
+            return statement.rows(claimed_row)
 
     def _advance(self, claimed: list[Claimed], *, exhausted: bool, types: Sequence[str] | None) -> None:
         self._raise(self._lanes, claimed)
@@ -159,7 +162,7 @@ class Claims:
     def _raise(self, lanes: dict[Lane, int], claimed: list[Claimed]) -> None:
         # In the order claimed a lane's ids ascend. A lane goes to the end of the dict, so that the first is the least
         # recently used; and never back: what a look from the front found behind its watermark was the last there.
-        last = {(task.type, task.priority): task.id for task in claimed}
+        last = dict(zip(map(_LANE, claimed), map(_ID, claimed), strict=True))
         for lane, id in last.items():
             if lane[0] not in self._apart:
                 lanes[lane] = max(id, lanes.pop(lane, id))

@@ -8,8 +8,10 @@ is on its way while this one is worked off. Tasks that then can't start, because
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from pgfleet_worker.aio import AsyncSlots
 from pgfleet_worker.attempt import Pace
@@ -24,12 +26,24 @@ TINY = 0.0003
 AHEAD = 0.05
 #: The most tasks claimed ahead, whatever their pace: what a kill leaves to be rescued.
 MOST_AHEAD = 4000
+#: The most short tasks in one claim. Where the settler has run dry all four batches are free, and claimed at once they are
+#: worked off, settled and freed at once, too: in a trace claim and settle took turns from then on (2,000 in 28 ms each, one of
+#: the two idle). With claims of a quarter the settler is at work again after the first.
+MOST_AT_ONCE = MOST_AHEAD // 4
+#: Seconds over which the pace of settling is measured; and until as many are settled as are claimed ahead at most. From ten
+#: tasks to the full measure it is a few windows, one after the other: with 4 ms instead of 20 a trace was in full swing after
+#: 60 ms, one before after 160.
+WINDOW = 0.02
+FIRST_WINDOW = 0.004
 #: Seconds between looks for longer tasks while short ones come without end.
 LONG_PAUSE = 0.02
 #: A thread on the same task for longer is no longer counted on to work the queue off.
 STUCK = 0.002
 #: Tasks that no slot took for this long go back to the fleet.
 HELD_UP = 0.05
+
+# A batch is entered column by column, without a line of Python a task.
+_ID, _TYPE, _ENTRY = itemgetter(0), itemgetter(1), itemgetter(4, 1)
 
 
 @dataclass(frozen=True)
@@ -84,14 +98,15 @@ class Room:
         """
         held, counts = self.held, self._claimed
         new = claimed
-        if any(task.id in held for task in claimed):
+        if not held.keys().isdisjoint(map(_ID, claimed)):
             new = [task for task in claimed if held.get(task.id, (None,))[0] != task.attempt]
-        for task in new:
-            before = held.get(task.id)
-            if before is not None:
-                counts[before[1]] -= 1
-            held[task.id] = (task.attempt, task.type)
-            counts[task.type] += 1
+            for task in new:
+                before = held.get(task.id)
+                if before is not None:
+                    counts[before[1]] -= 1
+        held.update(zip(map(_ID, new), map(_ENTRY, new), strict=True))
+        for type, number in Counter(map(_TYPE, new)).items():
+            counts[type] += number
         self._left -= len(claimed)
         self._more = more and bool(claimed)
         return new
@@ -152,7 +167,7 @@ class Room:
             return
         if len(self._short) == len(self._paces) - len(self._apart):
             if self._left >= (1 if thorough else self._least):
-                yield Ask(self._left)
+                yield Ask(min(self._left, max(self._concurrency, MOST_AT_ONCE)))
             return
         others = tuple(type for type in self._paces if type not in self._short)
         for_others = self._concurrency - self._count(others)
@@ -161,7 +176,7 @@ class Room:
             self._long_due = now + LONG_PAUSE
             yield Ask(for_others, others)
         if self._left >= (1 if thorough else self._least):
-            yield Ask(self._left, tuple(self._short))
+            yield Ask(min(self._left, max(self._concurrency, MOST_AT_ONCE)), tuple(self._short))
 
     def _count(self, types: Iterable[str] | None = None) -> int:
         if types is None:
@@ -191,9 +206,10 @@ class Room:
     def threads_for(self, tasks: Sequence[Claimed]) -> int:
         """How many threads to wake for ``tasks``."""
         tiny = 0
-        for task in tasks:
-            mean = self._paces[task.type].mean
-            tiny += mean is not None and mean < TINY
+        for type, number in Counter(map(_TYPE, tasks)).items():
+            mean = self._paces[type].mean
+            if mean is not None and mean < TINY:
+                tiny += number
         return len(tasks) - tiny + (tiny > 0)
 
     def threads_lacking(self, threads: ThreadSlots) -> int:
@@ -220,7 +236,7 @@ class Room:
 
     def _measure_rate(self, now: float) -> None:
         since, acknowledged = self._window
-        if now - since >= 0.02:
+        if now - since >= (WINDOW if self._acknowledged > MOST_AHEAD else FIRST_WINDOW):
             rate = (self._acknowledged - acknowledged) / (now - since)
             self._rate = rate if rate > self._rate else self._rate + (rate - self._rate) * 0.2
             self._window = (now, self._acknowledged)

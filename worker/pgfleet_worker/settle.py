@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any, cast
 
 from pgfleet import db, sql
@@ -31,6 +32,8 @@ BATCH_SIZE = 16 * 1024 * 1024
 
 #: How long a settle waits for a row that somebody keeps locked, before it lets others pass.
 LOCKED = "2s"
+
+_ID, _ATTEMPT, _TOLD = itemgetter(0), itemgetter(1), itemgetter(4, 5)
 
 
 class Settler:
@@ -200,10 +203,10 @@ class Settler:
 
     def _finish(self, conn: db.Connection, worker: str, outcomes: list[Success]) -> None:
         # Array literals: psycopg's list dumper takes 4 times as long. Nothing to tell at all: null, which unnest pads.
-        ids = f"{{{','.join([str(o[0]) for o in outcomes])}}}"
-        attempts = f"{{{','.join([str(o[1]) for o in outcomes])}}}"
+        ids = f"{{{','.join(map(str, map(_ID, outcomes)))}}}"
+        attempts = f"{{{','.join(map(str, map(_ATTEMPT, outcomes)))}}}"
         told: tuple[list[Any] | None, ...] = (None, None, None)
-        if any(o[4] is not None or o[5] is not None for o in outcomes):
+        if list(map(_TOLD, outcomes)).count((None, None)) < len(outcomes):
             told = [o[4] for o in outcomes], [o[5] for o in outcomes], [o[6] for o in outcomes]
         row = conn.execute(self._queries["finish"], (worker, ids, attempts, *told), prepare=True).fetchone()
         lost = frozenset(row[0] if row else ())
@@ -281,16 +284,16 @@ class Settler:
 def _groups(batch: list[Outcome]) -> Iterator[list[Outcome]]:
     """What one statement records: successes of a worker, releases of a worker, anything else alone."""
     together: dict[tuple[Any, ...], list[Outcome]] = {}
+    worker: str | None = None
+    successes: list[Outcome] = []
     for outcome in batch:
         if type(outcome) is Success:
-            key: tuple[Any, ...] = (Success, outcome[2])
+            if outcome[2] is not worker:  # as good as never: no key to make a task, nothing to look up
+                worker = outcome[2]
+                successes = together.setdefault((Success, worker), [])
+            successes.append(outcome)
         elif type(outcome) is Released:
-            key = (Released, outcome.worker, outcome.delay, outcome.reason)
+            together.setdefault((Released, outcome.worker, outcome.delay, outcome.reason), []).append(outcome)
         else:
             yield [outcome]
-            continue
-        group = together.get(key)
-        if group is None:
-            group = together[key] = []
-        group.append(outcome)
     yield from together.values()

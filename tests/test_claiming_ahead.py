@@ -1,0 +1,34 @@
+"""How much is claimed ahead of short tasks, and in what portions."""
+
+from __future__ import annotations
+
+import time
+
+from pgfleet_worker.aio import AsyncSlots
+from pgfleet_worker.attempt import Pace
+from pgfleet_worker.outcome import Claimed, Success
+from pgfleet_worker.room import MOST_AHEAD, MOST_AT_ONCE, Room
+from pgfleet_worker.slots import ThreadSlots
+
+
+async def _nothing(task: Claimed) -> None:
+    """Never called."""
+
+
+def test_short_tasks_are_claimed_in_portions_however_much_room_there_is() -> None:
+    pace = Pace()
+    pace.observe(0.000001)
+    room = Room(10, {"noop": pace})
+    threads = ThreadSlots(10, lambda task: None)
+    coroutines = AsyncSlots(10, _nothing, lambda task: None)
+    tasks = [Claimed(id, "noop", None, 0, 1, 0, 0, None, None) for id in range(2 * MOST_AHEAD)]
+
+    assert room.take(tasks, more=True) == tasks
+    room.acknowledge([Success(task.id, task.attempt, "w", "noop", None) for task in tasks])
+    deadline = time.monotonic() + 10
+    while room.measure(threads, coroutines) <= MOST_AT_ONCE:
+        assert time.monotonic() < deadline, "the pace was never measured"
+    assert [ask.quantity for ask in room.asks(thorough=True)] == [MOST_AT_ONCE]
+
+    room.take(tasks[:MOST_AT_ONCE], more=True)
+    assert room.has_more, "the rest of the room is claimed at once"
