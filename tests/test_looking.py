@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pgfleet import tasks
+from pgfleet_worker.rest import BUSY, IDLE
 from tests.support.database import Database
 from tests.support.following import begun, ended, register, statuses
 from tests.support.processes import Processes
@@ -27,6 +29,25 @@ def test_a_task_whose_creator_died_before_the_notify_is_found_by_the_poll(
     id, _ = tasks.insert(api, "echo", created_by=1)
     api.close()
     assert wait_until(ended(conn, id))["status"] == "success"
+
+
+def test_a_lone_task_after_a_pause_does_not_make_its_worker_say_that_it_is_awake(
+    database: Database, processes: Processes, wait_until: Wait
+) -> None:
+    conn = database.connect()
+    worker(processes, "--types", "echo", settings=database.settings(poll=600))
+    wait_until(sleeping(conn))
+    conn.execute("create table said (sleeping boolean)")
+    conn.execute(
+        "create function note() returns trigger language plpgsql as"
+        " 'begin insert into public.said values (new.sleeping); return null; end'"
+    )
+    conn.execute("create trigger note after update of sleeping on workers for each row execute function note()")
+    for n in range(3):
+        time.sleep(2 * BUSY)
+        wait_until(ended(conn, tasks.create(conn, "echo", n, created_by=1)))
+    time.sleep(2 * IDLE)
+    assert conn.execute("select sleeping from said").fetchall() == []
 
 
 def test_a_task_created_unheard_in_an_open_transaction_is_seen_before_the_worker_sleeps(

@@ -48,6 +48,7 @@ class Rest:
         self._vigil = VIGIL
         self._poll_due = 0.0
         self._active_since = 0.0
+        self._idle = True
         self._idle_since = 0.0
         self._looking = True  # asleep by our own word, but somebody may have created a task before hearing it
         #: Does no notification reach this worker?
@@ -66,10 +67,15 @@ class Rest:
         self._looks.wanted = True
         if worked or self._room.is_full:
             self._idle_since = now
+            if self._idle:
+                # Work begins now, not when it lay down: else each worker that one task woke would say that it is awake, look
+                # each millisecond and say that it sleeps.
+                self._idle = False
+                self._active_since = now
             if self.asleep and now - self._active_since > BUSY:
                 self._say_asleep(False)
-            return self._at_work(worked)
-        self._active_since = now
+            return self._at_work(worked, now)
+        self._idle = True
         return self._when_idle(now)
 
     def pause_by_order(self) -> float:
@@ -78,11 +84,13 @@ class Rest:
             self._say_asleep(False)
         return self._settings.poll
 
-    def _at_work(self, worked: bool) -> float:
+    def _at_work(self, worked: bool, now: float) -> float:
         if self._room.has_more:
             return 0.0
         if worked or self._queued():
             return TICK  # time for a batch to gather
+        if self.asleep:
+            return min(self._settings.poll, max(NAP, self._active_since + BUSY - now))
         return self._settings.poll
 
     def _when_idle(self, now: float) -> float:
