@@ -94,4 +94,4 @@ class Queue:
 
     @staticmethod
     def _run(conn: psycopg.Connection[Any], query: Any, arguments: tuple[Any, ...]) -> list[Any]:
-        return conn.execute(query, arguments, prepare=True, binary=True).fetchall()
+        return psycopg.RawCursor(conn).execute(query, arguments, prepare=True, binary=True).fetchall()
