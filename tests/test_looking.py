@@ -35,19 +35,20 @@ def test_a_lone_task_after_a_pause_does_not_make_its_worker_say_that_it_is_awake
     database: Database, processes: Processes, wait_until: Wait
 ) -> None:
     conn = database.connect()
-    worker(processes, "--types", "echo", settings=database.settings(poll=600))
-    wait_until(sleeping(conn))
-    conn.execute("create table said (sleeping boolean)")
+    conn.execute("create table said (n integer generated always as identity, sleeping boolean)")
     conn.execute(
         "create function note() returns trigger language plpgsql as"
-        " 'begin insert into public.said values (new.sleeping); return null; end'"
+        " 'begin insert into public.said (sleeping) values (new.sleeping); return null; end'"
     )
     conn.execute("create trigger note after update of sleeping on workers for each row execute function note()")
+    said = "select array_agg(sleeping order by n) from said"
+    worker(processes, "--types", "echo", settings=database.settings(poll=600))
+    wait_until(lambda: conn.execute(said).fetchone() == ([False, True],))  # its start; its row alone says asleep before
     for n in range(3):
         time.sleep(2 * BUSY)
         wait_until(ended(conn, tasks.create(conn, "echo", n, created_by=1)))
     time.sleep(2 * IDLE)
-    assert conn.execute("select sleeping from said").fetchall() == []
+    assert conn.execute(said).fetchone() == ([False, True],)
 
 
 def test_a_task_created_unheard_in_an_open_transaction_is_seen_before_the_worker_sleeps(
