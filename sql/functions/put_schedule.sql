@@ -52,7 +52,7 @@ begin
     loop  -- another may remove it between the two
         insert into schedules as s (name, type, enabled, time_zone, all_nodes, declared)
         values (put_schedule.name, put_schedule.type, coalesce(put_schedule.enabled, true), put_schedule.time_zone, false, false)
-        on conflict (name) do nothing;
+        on conflict do nothing;  -- of the name or of the id made from it: two who put the same name at once meet at either
         created := found;
         select * into before from schedules s where s.name = put_schedule.name for update;
         exit when found;
