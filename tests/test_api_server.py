@@ -279,3 +279,18 @@ def test_a_forked_process_has_a_notifier_of_its_own(database: Database, settings
     notifier.tell([3])
     notifier.stop()
     assert [n.payload for n in listener.notifies(timeout=40, stop_after=2)] == ["2", "3"]
+
+
+def test_a_forked_process_may_tell_the_fleet_although_its_parent_just_did(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgfleet_api.notifier.PAUSE", 600.0)
+    notifier = Notifier(dataclasses.replace(settings, database_url="postgresql://nobody@127.0.0.1:1/none"))
+    assert notifier.take_turn()
+    assert not notifier.take_turn()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if notifier.take_turn() else 1)
+    _, status = os.waitpid(child, 0)
+    notifier.stop()
+    assert os.waitstatus_to_exitcode(status) == 0

@@ -59,6 +59,7 @@ class Notifier:
 
     def take_turn(self) -> bool:
         """May the caller tell the fleet of its tasks by itself, now? Then it says by :meth:`told` that it has."""
+        self.start()
         with self._wake:
             now = time.monotonic()
             if self._ids or now < self._due:
