@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pgfleet import tasks
-from pgfleet_worker.rest import BUSY, IDLE
+from pgfleet_worker.rest import BUSY
 from tests.support.database import Database
 from tests.support.following import begun, ended, register, statuses
 from tests.support.processes import Processes
@@ -45,9 +45,9 @@ def test_a_lone_task_after_a_pause_does_not_make_its_worker_say_that_it_is_awake
     worker(processes, "--types", "echo", settings=database.settings(poll=600))
     wait_until(lambda: conn.execute(said).fetchone() == ([False, True],))  # its start; its row alone says asleep before
     for n in range(3):
-        time.sleep(2 * BUSY)
+        time.sleep(2 * BUSY)  # the condition itself: quiet for longer than this, which no event marks the end of
         wait_until(ended(conn, tasks.create(conn, "echo", n, created_by=1)))
-    time.sleep(2 * IDLE)
+    # What it said on account of one task it said before it claimed the next, over the same connection.
     assert conn.execute(said).fetchone() == ([False, True],)
 
 

@@ -29,9 +29,6 @@ begin
     if tell and news is not null then
         commit;
         perform set_config('synchronous_commit', 'off', true);
-        sleepers := fleet_sleepers();
-        if sleepers > 0 then
-            perform notify_tasks(news);
-        end if;
+        sleepers := tell_sleepers(news);
     end if;
 end $$;

@@ -20,7 +20,7 @@ select create_for_all_nodes(
     retry_delay => %(retry_delay)s, timeout => %(timeout)s)
 -- name: notify_tasks
 -- Where nobody sleeps, nobody is told. Runs in a transaction of its own: what a crash can lose of it is a hint.
-select s.sleepers, case when s.sleepers > 0 then notify_tasks(%(ids)s) end from fleet_sleepers() s(sleepers)
+select tell_sleepers(%(ids)s)
 -- name: get
 select t.*, y.max_retries as type_max_retries, y.retry_delay as type_retry_delay, y.timeout as type_timeout,
        case when t.status = 'started' and t.eta is not null

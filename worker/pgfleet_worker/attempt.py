@@ -19,10 +19,10 @@ from pgfleet_worker.outcome import (
     Outcome,
     Published,
     Released,
-    Success,
     of_exception,
     of_return,
     of_stop,
+    success_row,
     trace,
 )
 from pgfleet_worker.report import Reporter
@@ -32,9 +32,6 @@ from pgfleet_worker.watch import Watch
 #: Processor time is told from this many seconds on; types whose tasks take less on average are not measured at all. Reading
 #: a thread's clock costs 0.6 us, twice a task: a sixth of all that a no-op costs the worker. And what is told settles alone.
 LEAST_CPU = 0.001
-
-# Past Success's own __new__, a function in Python that takes as long again.
-_new = tuple.__new__
 
 IGNORED = "It did not heed its cancellation for {:g} s: its thread is left to itself, and its slot with it."
 
@@ -140,9 +137,7 @@ class Attempts(Loans):
         try:
             value = kind.function(task)
             outcome = (
-                _new(Success, (id, attempt, worker, type, None, None, None))
-                if value is None
-                else of_return(task, value)
+                success_row((id, attempt, worker, type, None, None, None)) if value is None else of_return(task, value)
             )
         except BaseException as error:  # SystemExit too: a handler must not end the worker
             outcome = self._raised(task, error)
@@ -176,9 +171,8 @@ class Attempts(Loans):
 
     def _end(self, task: Task, kind: Kind, outcome: Outcome) -> None:
         seconds = time.perf_counter() - task.began
-        running, key = self.running, (task.id, task.attempt)
-        if running.get(key) is task:
-            running.pop(key, None)
+        if self._is_running(task):
+            self.running.pop((task.id, task.attempt), None)
         abandoned = False
         if task.cancelled:  # looked at after leaving `running`: who abandons it looks there, under the lock
             with self._ending:

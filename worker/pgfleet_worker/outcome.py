@@ -68,6 +68,10 @@ class Success(NamedTuple):
     peak_memory: int | None = None
 
 
+#: A success of all its fields, past its own ``__new__``: a function in Python that takes as long again.
+success_row: Callable[[Sequence[Any]], Success] = partial(tuple.__new__, Success)
+
+
 class Published(NamedTuple):
     """The handler returned an export."""
 

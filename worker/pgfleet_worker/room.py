@@ -167,7 +167,7 @@ class Room:
             return
         if len(self._short) == len(self._paces) - len(self._apart):
             if self._left >= (1 if thorough else self._least):
-                yield Ask(min(self._left, max(self._concurrency, MOST_AT_ONCE)))
+                yield Ask(self._portion)
             return
         others = tuple(type for type in self._paces if type not in self._short)
         for_others = self._concurrency - self._count(others)
@@ -176,7 +176,12 @@ class Room:
             self._long_due = now + LONG_PAUSE
             yield Ask(for_others, others)
         if self._left >= (1 if thorough else self._least):
-            yield Ask(min(self._left, max(self._concurrency, MOST_AT_ONCE)), tuple(self._short))
+            yield Ask(self._portion, tuple(self._short))
+
+    @property
+    def _portion(self) -> int:
+        """Of the room that is left, what one claim of short tasks may ask for."""
+        return min(self._left, max(self._concurrency, MOST_AT_ONCE))
 
     def _count(self, types: Iterable[str] | None = None) -> int:
         if types is None:
