@@ -22,7 +22,7 @@ from typing import Any, LiteralString
 import psycopg
 
 from pgfleet import housekeeping, schedules
-from tests.chaos import account, clocks, firing, report, rules
+from tests.chaos import account, clocks, firing, report, rules, stuck
 from tests.chaos.fleet import ROOT, Fleet
 from tests.chaos.mishaps import Mishaps
 from tests.chaos.stage import Stage
@@ -79,6 +79,7 @@ class Soak:
             log=folder / "mishaps.log", poison=self.creators[0].poison,
         )  # fmt: skip
         self.swept = 0
+        self.stuck: list[str] = []
         self.wrong: dict[str, list[str]] = {}
 
     def run(self) -> dict[str, Any]:
@@ -113,6 +114,8 @@ class Soak:
         with self.stage.connect() as conn:
             self._fire_and_stop(conn)
             if not self._until(conn, began + DRAIN, UNFINISHED):
+                processes = [slot.process for slot in self.fleet.slots if slot.process]
+                self.stuck = stuck.describe(conn, processes, self.stage.folder / "stuck.txt")
                 return None
             took = time.monotonic() - began
             # A worker that nothing wakes accounts for the ends of runs within some seconds.
@@ -217,6 +220,8 @@ def main(arguments: list[str]) -> int:
     try:
         found = soak.run()
         report.show(found)
+        for line in soak.stuck:
+            say(line)
         if options.json is not None:
             options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
         if not found["ok"] or options.keep:

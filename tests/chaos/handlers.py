@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import os
 import random
 import secrets
@@ -23,6 +24,8 @@ LIMIT = 3
 STEPS = 8
 
 PROCESS = os.environ.get("SOAK_PROCESS", "?")
+if PROCESS != "?":
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # to its log: see stuck.py
 
 
 def _note(what: str, task: Task, word: str | int) -> None:
