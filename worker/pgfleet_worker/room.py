@@ -7,6 +7,7 @@ is on its way while this one is worked off. Tasks that then can't start, because
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -75,6 +76,8 @@ class Room:
         self._concurrency = slots
         self._paces = paces
         self.held: dict[int, tuple[int, str]] = {}
+        # Both threads enter and strike out; between a look and its consequence the other must not come.
+        self._entering = threading.Lock()
         self._claimed = dict.fromkeys(paces, 0)  # by type; written by the loop's thread only
         self._settled = dict.fromkeys(paces, 0)  # by type; written by the settler's thread only
         self._acknowledged = 0
@@ -98,13 +101,14 @@ class Room:
         """
         held, counts = self.held, self._claimed
         new = claimed
-        if not held.keys().isdisjoint(map(_ID, claimed)):
-            new = [task for task in claimed if held.get(task.id, (None,))[0] != task.attempt]
-            for task in new:
-                before = held.get(task.id)
-                if before is not None:
-                    counts[before[1]] -= 1
-        held.update(zip(map(_ID, new), map(_ENTRY, new), strict=True))
+        with self._entering:
+            if not held.keys().isdisjoint(map(_ID, claimed)):
+                new = [task for task in claimed if held.get(task.id, (None,))[0] != task.attempt]
+                for task in new:
+                    before = held.get(task.id)
+                    if before is not None:
+                        counts[before[1]] -= 1
+            held.update(zip(map(_ID, new), map(_ENTRY, new), strict=True))
         for type, number in Counter(map(_TYPE, new)).items():
             counts[type] += number
         self._left -= len(claimed)
@@ -115,27 +119,30 @@ class Room:
         """These are settled, says the settler: their room is free."""
         held, counts = self.held, self._settled
         number = 0
-        for outcome in outcomes:
-            entry = held.get(outcome[0])
-            if entry is not None and entry[0] == outcome[1]:
-                del held[outcome[0]]
-                counts[entry[1]] += 1
-                number += 1
+        with self._entering:
+            for outcome in outcomes:
+                entry = held.get(outcome[0])
+                if entry is not None and entry[0] == outcome[1]:
+                    del held[outcome[0]]
+                    counts[entry[1]] += 1
+                    number += 1
         self._acknowledged += number
 
     def drop(self, tasks: Iterable[Claimed]) -> None:
         """These are not ours to settle any more, says the loop."""
-        for task in tasks:
-            entry = self.held.get(task.id)
-            if entry is not None and entry[0] == task.attempt:
-                del self.held[task.id]
-                self._claimed[task.type] -= 1
+        with self._entering:
+            for task in tasks:
+                entry = self.held.get(task.id)
+                if entry is not None and entry[0] == task.attempt:
+                    del self.held[task.id]
+                    self._claimed[task.type] -= 1
 
     def forget(self) -> None:
         """Nothing that was held is ours any more: the lease is lost."""
-        for _, type in self.held.copy().values():
-            self._claimed[type] -= 1
-        self.held.clear()
+        with self._entering:
+            for _, type in self.held.values():
+                self._claimed[type] -= 1
+            self.held.clear()
 
     def measure(self, threads: ThreadSlots, coroutines: AsyncSlots) -> int:
         """Look at the slots; answers how many tasks of any type could be taken now."""
