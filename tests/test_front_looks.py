@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from pgfleet import log
+from pgfleet_worker.attempt import Pace
 from pgfleet_worker.claims import Claims
+from pgfleet_worker.looks import Looks
+from pgfleet_worker.rest import Rest
+from pgfleet_worker.room import Room
+from pgfleet_worker.turns import Turns
 from tests.support.database import Database
 from tests.support.fleet import WORKER, register
 from tests.support.proxy import Proxy
@@ -61,3 +70,29 @@ def test_where_everything_is_slow_looks_are_as_frequent_as_ever(claims: Claims, 
     look_over_a_slow_link(claims, proxy)
     look_over_a_slow_link(claims, proxy)
     assert claims.front_in < A_THIRTIETH / 4
+
+
+@pytest.mark.parametrize("what", ["a delayed task", "a task left to others", "the poll"])
+def test_a_worker_that_owes_a_dear_look_rests_no_longer_than_until_what_is_due(
+    database: Database, claims: Claims, proxy: Proxy, what: str
+) -> None:
+    settings = database.settings(poll=0.5 if what == "the poll" else 600)
+    attempts: Any = SimpleNamespace(worker=WORKER)
+    room, turns = Room(1, {"echo": Pace()}), Turns(1)
+    looks = Looks(settings, log.get(), claims, attempts, room)
+    rest = Rest(settings, looks, attempts, room, turns, lambda: 0)
+    room.measure(SimpleNamespace(busy={}), SimpleNamespace(busy={}))  # type: ignore[arg-type]
+    while rest.pause(worked=False) == 0:  # once more after it lay down, and its first poll
+        pass
+    look_over_a_slow_link(claims, proxy)
+    look_over_a_slow_link(claims, proxy)
+    looks.owed = True
+    looks.promote_due = turns.due = time.monotonic() + 600
+    if what == "a delayed task":
+        looks.promote_due = time.monotonic() + 0.5
+    elif what == "a task left to others":
+        turns.due = time.monotonic() + 0.5
+    while (pause := rest.pause(worked=False)) == 0:
+        pass
+    assert claims.front_in > 1
+    assert pause <= 0.5

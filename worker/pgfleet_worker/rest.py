@@ -117,10 +117,11 @@ class Rest:
             self._looks.thorough = True
             self._poll_due = now + self._settings.poll * random.uniform(0.8, 1.0)  # noqa: S311 - spreads the fleet
             return 0.0
+        due = min(self._poll_due, self._looks.promote_due, self._turns.due) - now
         if self._looks.owed:  # there may be more than we were told of, where no lane leads: when the look is affordable
-            return max(NAP, self._looks.front_in)
+            return min(due, max(NAP, self._looks.front_in))
         self._looks.wanted = False
-        return min(self._poll_due, self._looks.promote_due, self._turns.due) - now
+        return due
 
     def _say_asleep(self, asleep: bool) -> None:
         self._looks.connection.execute(self._queries["set_sleeping"], (self._attempts.worker, asleep), prepare=True)
