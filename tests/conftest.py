@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 from psycopg.sql import SQL, Identifier
 
 from pgfleet.settings import Settings
@@ -25,6 +26,10 @@ from tests.support.waiting import wait_until as _wait_until
 SERVER = pytest.StashKey[servers.Server]()
 RUN = pytest.StashKey[str]()
 PROCESSES = pytest.StashKey[Processes]()
+
+# How long an example takes is the machine's affair: by default one of over 0.2 s fails its test.
+settings.register_profile("pgfleet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pgfleet")
 
 
 def _server(config: pytest.Config) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.database import Database, Databases
@@ -265,7 +265,7 @@ YEAR = 365 * 86_400_000
     failures=st.integers(1, 1001),
     most=st.integers(0, YEAR),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 def test_the_backoff_doubles_up_to_its_ceiling_within_a_fifth(
     anywhere: Connection, milliseconds: int, failures: int, most: int
 ) -> None:
