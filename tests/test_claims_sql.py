@@ -223,3 +223,13 @@ def test_claim_and_settle_read_only_what_they_take_whatever_the_statistics_say(
             ids, attempts = [row[0] for row in half], [row[1] for row in half]
             _, read = rows_read(conn, f"select {settle}", [WORKER, ids, attempts])
             assert read == looks * len(half), settle
+
+
+def test_no_task_starts_before_it_was_created(database: Database) -> None:
+    first, second = fleet(database)
+    with first.transaction():
+        first.execute("select now()")  # it has begun; the task comes before it looks
+        id = create(second)
+        assert claim(first) == [id]
+    row = task(first, id)
+    assert row["created_at"] <= row["started_at"] <= row["updated_on"]

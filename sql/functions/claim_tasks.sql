@@ -201,7 +201,9 @@ begin
     return query
         with claimed as (
             update tasks t
-            set status = 'started', worker = claim_tasks.worker, attempt = t.attempt + 1, started_at = now(), updated_on = now(),
+            set status = 'started', worker = claim_tasks.worker, attempt = t.attempt + 1,
+                -- This transaction may have begun before the task was created.
+                started_at = greatest(now(), t.created_at), updated_on = greatest(now(), t.created_at),
                 limited = nullif(t.type = any (limited_types), false)
             where t.id = any (chosen)
             returning t.id, t.type, t.data, t.created_by, t.attempt, t.priority, t.failure_count,
