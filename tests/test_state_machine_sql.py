@@ -27,7 +27,6 @@ RUN = settings(
     max_examples=MORE or 60,
     stateful_step_count=50,
     derandomize=not MORE,
-    deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -22,10 +22,12 @@ from pgfleet_worker import Cancelled, GiveUp, Release, RetryLater, Task, handler
 #: The soak_limited tasks that may run at once; the steps of a task that saves.
 LIMIT = 3
 STEPS = 8
+#: Sent to a worker, it writes the stack of each of its threads to its log: see stuck.py.
+DUMP = signal.SIGUSR1
 
 PROCESS = os.environ.get("SOAK_PROCESS", "?")
 if PROCESS != "?":
-    faulthandler.register(signal.SIGUSR1, all_threads=True)  # to its log: see stuck.py
+    faulthandler.register(DUMP, all_threads=True)
 
 
 def _note(what: str, task: Task, word: str | int) -> None:

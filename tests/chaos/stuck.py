@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import signal
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
+from psycopg.rows import dict_row
 
 from pgfleet.workers import list_workers
 from tests.chaos.fleet import Process
+from tests.chaos.handlers import DUMP
+from tests.support.waiting import wait_until
 
-#: Sent to a worker, it writes the stack of each of its threads to its log (see handlers.py).
-DUMP = signal.SIGUSR1
-#: Seconds that it has for that; lines of a log that are shown.
-WRITTEN = 1.0
+#: Seconds that a worker has to write its stacks in: one that is stopped never does.
+PATIENCE = 5
+#: Lines of a log that are shown.
 LAST = 80
+#: The outermost call of a worker's main thread.
+OUTERMOST = b"_run_module_as_main"
 
 TASKS: LiteralString = (
     "select id, type, status, node, worker, attempt, run_at, now() - updated_on as age, schedule, parent from tasks"
@@ -32,38 +35,40 @@ SESSIONS: LiteralString = (
 def describe(conn: psycopg.Connection[Any], processes: list[Process], path: Path) -> list[str]:
     """Write all there is to know to ``path``: unfinished tasks, workers, sessions, stacks and the ends of the logs. Answers
     the lines that matter most, the last of them what the worker does that has the oldest task, or its node."""
-    tasks = _rows(conn, TASKS)
-    first = conn.execute(TASKS).fetchone()
+    unfinished = _rows(conn, TASKS)
+    tasks, sessions = _lines(unfinished), _lines(_rows(conn, SESSIONS))
     workers = [f"{w['id']} {w['status']}, asleep: {w['sleeping']}, runs {w['running']}" for w in list_workers(conn)]
-    sessions = _rows(conn, SESSIONS)
-    before = {process.name: process.log.stat().st_size for process in processes}
+    starts = {process.name: process.log.stat().st_size for process in processes}
     for process in processes:
         process.send(DUMP)
-    time.sleep(WRITTEN)
+    with suppress(AssertionError):
+        wait_until(lambda: all(OUTERMOST in p.log.read_bytes()[starts[p.name] :] for p in processes), PATIENCE)
     logs: list[str] = []
     its: list[str] = []
     for process in processes:
-        text = process.log.read_bytes()
-        earlier = text[: before[process.name]].decode(errors="replace").splitlines()[-LAST:]
-        stacks = text[before[process.name] :].decode(errors="replace").splitlines()
+        text, start = process.log.read_bytes(), starts[process.name]
+        earlier = text[:start].decode(errors="replace").splitlines()[-LAST:]
+        stacks = text[start:].decode(errors="replace").splitlines()
         logs += [f"--- {process.name}, stacks", *stacks, f"--- {process.name}, before", *earlier]
-        if first is not None and process.name.split("-")[0] in (
-            _nickname(first[4]),
-            (first[3] or "").removeprefix("node-"),
-        ):
+        if unfinished and process.name.split("-")[0] == _slot(unfinished[0]):
             its = [process.name, *(line[:200] for line in earlier[-3:]), *_main_thread(stacks)[:9]]
     path.write_text("\n".join(["--- tasks", *tasks, "--- workers", *workers, "--- sessions", *sessions, *logs]))
     return [*tasks[:4], *workers, *[line for line in sessions if "open_for None" not in line][:4], *its]
 
 
-def _nickname(worker: str | None) -> str:
-    return (worker or "").split(":")[0]
+def _slot(task: dict[str, Any]) -> str:
+    """The place in the fleet of the worker that has it, or of its node; empty where it is anybody's."""
+    holder = (task["worker"] or "").split(":")[0]
+    return holder or (task["node"] or "").removeprefix("node-")
 
 
-def _rows(conn: psycopg.Connection[Any], query: LiteralString) -> list[str]:
-    cursor = conn.execute(query)
-    names = [column.name for column in cursor.description or ()]
-    return [", ".join(f"{name} {value}" for name, value in zip(names, row, strict=True)) for row in cursor]
+def _rows(conn: psycopg.Connection[Any], query: LiteralString) -> list[dict[str, Any]]:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query).fetchall()
+
+
+def _lines(rows: list[dict[str, Any]]) -> list[str]:
+    return [", ".join(f"{name} {value}" for name, value in row.items()) for row in rows]
 
 
 def _main_thread(stacks: list[str]) -> list[str]:
