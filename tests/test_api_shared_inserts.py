@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 from werkzeug.test import TestResponse
 
 from pgfleet import tokens
-from pgfleet.errors import InvalidTask
+from pgfleet.errors import DatabaseAway, InvalidTask, PgfleetError
 from pgfleet.settings import Settings
 from pgfleet.tasks import Wanted
 from pgfleet_api import create_app
-from pgfleet_api.creation import LEADERS
+from pgfleet_api.creation import Creator
 from pgfleet_api.state import KEY
 from tests.support.database import Database
 
@@ -43,37 +44,140 @@ def test_creates_of_many_clients_at_once_are_each_answered_with_their_own_task(
         assert {owners[response.json["task_id"]] for response in responses if response.json} == {user}
 
 
-def test_a_task_that_fails_in_a_shared_insert_fails_alone(
-    database: Database, settings: Settings, wait_until: Callable[..., Any]
-) -> None:
-    app = create_app(settings)
-    creator = app.extensions[KEY].creator
-    answers: dict[int, Any] = {}
+class Clients:
+    """Requests that create a task at once, each in the name of a user of its own."""
 
-    def create_one(user: int, max_retries: int) -> None:
+    def __init__(self, creator: Creator, wait_until: Callable[..., Any]) -> None:
+        self.creator = creator
+        self._wait_until = wait_until
+        self._threads: list[threading.Thread] = []
+        self.answers: dict[int, Any] = {}
+
+    def queue(self, *users: int, max_retries: int = 0) -> None:
+        """Returns when they wait for the insert that is under way."""
+        queued = len(self.creator._waiting) + len(users)
+        self.start(*users, max_retries=max_retries)
+        self._wait_until(lambda: len(self.creator._waiting) == queued, what="requests queued")
+
+    def start(self, *users: int, max_retries: int = 0) -> None:
+        for user in users:
+            self._threads.append(threading.Thread(target=self._create, args=(user, max_retries)))
+            self._threads[-1].start()
+
+    def _create(self, user: int, max_retries: int) -> None:
         try:
-            answers[user] = creator.create(Wanted("csv_export", None, user, max_retries=max_retries))
-        except InvalidTask as error:
-            answers[user] = error
+            self.answers[user] = self.creator.create(Wanted("csv_export", None, user, max_retries=max_retries))
+        except PgfleetError as error:
+            self.answers[user] = error
 
-    gate, watch = database.connect(), database.connect()
-    threads = [threading.Thread(target=create_one, args=(n, 5000 if n == 10 else 0)) for n in range(1, 13)]
-    with gate.transaction():
-        gate.execute("lock table tasks in access exclusive mode")
-        for thread in threads[:LEADERS]:
-            thread.start()
-        held = (
-            "select count(*) from pg_stat_activity where application_name = 'pgfleet api' and wait_event_type = 'Lock'"
-            " and datname = current_database()"
-        )
-        wait_until(lambda: watch.execute(held).fetchone() == (LEADERS,), what="the first inserts at the gate")
-        for thread in threads[LEADERS:]:
-            thread.start()
-        wait_until(lambda: len(creator._waiting) == len(threads) - LEADERS, what="the others queued")
-    for thread in threads:
-        thread.join(40)
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(40)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def clients(database: Database, settings: Settings, wait_until: Callable[..., Any]) -> Iterator[Clients]:
+    app = create_app(settings)
+    clients = Clients(app.extensions[KEY].creator, wait_until)
+    yield clients
+    clients.join()
     app.extensions[KEY].close()
-    assert isinstance(answers.pop(10), InvalidTask)
-    assert len(answers) == 11
-    assert all(created for _, created in answers.values())
-    assert dict(watch.execute("select created_by, id from tasks").fetchall()) == {u: a[0] for u, a in answers.items()}
+
+
+@pytest.fixture
+def at_the_gate(database: Database, wait_until: Callable[..., Any]) -> Callable[[int], int]:
+    """A user's tasks wait in the middle of their insert while an advisory lock of the user's id is held.
+
+    Called with a user's id: wait until such an insert is there; the process id of its session.
+    """
+    conn = database.connect()
+    conn.execute(
+        """create function gate() returns trigger language plpgsql as
+        'begin perform pg_advisory_xact_lock_shared(4711, new.created_by::integer); return new; end';
+        create trigger gate before insert on tasks for each row execute function gate()"""
+    )
+    waiting = (
+        "select pid from pg_locks join pg_database d on d.oid = database and d.datname = current_database()"
+        " where locktype = 'advisory' and classid = 4711 and objid = %s and not granted"
+    )
+    return lambda user: int(
+        wait_until(lambda: conn.execute(waiting, [user]).fetchone(), what=f"user {user}'s insert at its gate")[0]
+    )
+
+
+def shut(database: Database, user: int) -> Callable[[], Any]:
+    """Shut the user's gate; call what is returned to open it."""
+    conn = database.connect()
+    conn.execute("select pg_advisory_lock(4711, %s)", [user])
+    return conn.close
+
+
+def stored(database: Database) -> dict[int, int]:
+    return dict(database.connect().execute("select created_by, id from tasks").fetchall())
+
+
+def test_a_task_that_fails_in_a_shared_insert_fails_alone(
+    database: Database, clients: Clients, at_the_gate: Callable[[int], int]
+) -> None:
+    open_gate = shut(database, 1)
+    clients.start(1)
+    at_the_gate(1)
+    clients.queue(*range(2, 10))
+    clients.queue(10, max_retries=5000)
+    clients.queue(11, 12)
+    open_gate()
+    clients.join()
+    assert isinstance(clients.answers.pop(10), InvalidTask)
+    assert len(clients.answers) == 11
+    assert all(created for _, created in clients.answers.values())
+    assert stored(database) == {user: answer[0] for user, answer in clients.answers.items()}
+
+
+def test_an_insert_is_under_way_before_the_request_that_waits_for_its_answer_wakes(
+    database: Database, clients: Clients, at_the_gate: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = shut(database, 1), shut(database, 2)
+    finish = clients.creator._finish
+
+    def finish_later(insert: Any) -> None:
+        if insert.batch[0].wanted.created_by == 2:
+            assert at_the_gate(2) == session
+        finish(insert)
+
+    monkeypatch.setattr(clients.creator, "_finish", finish_later)
+    clients.start(1)
+    session = at_the_gate(1)
+    clients.queue(2)
+    clients.queue(3)
+    first()
+    at_the_gate(2)
+    clients.queue(4)
+    assert set(stored(database)) == {1}
+    second()
+    clients.join()
+    assert stored(database) == {user: answer[0] for user, answer in clients.answers.items()}
+    assert set(clients.answers) == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_connection_lost_during_an_insert_is_said_to_those_it_was_for_and_the_others_go_on(
+    database: Database, clients: Clients, at_the_gate: Callable[[int], int], lost: int
+) -> None:
+    gates = {1: shut(database, 1), 2: shut(database, 2)}
+    clients.start(1)
+    at_the_gate(1)
+    clients.queue(2)
+    clients.queue(3)
+    for user in range(1, lost):
+        gates[user]()
+    session = at_the_gate(lost)
+    clients.queue(4)
+    database.connect().execute("select pg_terminate_backend(%s)", [session])
+    for user in range(lost, 3):
+        gates[user]()
+    clients.join()
+    failed = {user for user, answer in clients.answers.items() if isinstance(answer, DatabaseAway)}
+    assert failed == {1: {1}, 2: {2, 3}}[lost]
+    assert stored(database) == {u: answer[0] for u, answer in clients.answers.items() if u not in failed}
+    assert set(clients.answers) == {1, 2, 3, 4}

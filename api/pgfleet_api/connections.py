@@ -36,22 +36,41 @@ class Connections:
     @contextmanager
     def take(self) -> Iterator[db.Patient]:
         """A working connection for this block. Raises :class:`~pgfleet.errors.DatabaseAway`, without waiting for it."""
+        conn = self.take_one()
+        try:
+            yield conn
+        finally:
+            self.give_back(conn)
+
+    def take_one(self) -> db.Patient:
+        """A working connection, to be given back. Raises as :meth:`take`."""
         if not self._places.acquire(timeout=self._settings.database_timeout):
             raise DatabaseAway("All connections to the database are busy.")
         try:
-            conn = self._idle_one() or self._new_one()
-            try:
-                yield conn
-            finally:
-                if conn.silent:
-                    self._away = True  # one at a time finds out whether it answers again...
-                    self.close()  # ...and the others would be as silent
-                elif conn.info.transaction_status == TransactionStatus.IDLE:
-                    self._idle.append(conn)
-                else:  # lost, or a block left its transaction open
-                    conn.close()
-        finally:
+            return self._idle_one() or self._new_one()
+        except BaseException:
             self._places.release()
+            raise
+
+    def take_idle(self) -> db.Patient | None:
+        """As :meth:`take_one`, but only what is at hand; never waits."""
+        if not self._places.acquire(blocking=False):
+            return None
+        conn = self._idle_one()
+        if conn is None:
+            self._places.release()
+        return conn
+
+    def give_back(self, conn: db.Patient) -> None:
+        """Whoever took ``conn`` needs it no more."""
+        if conn.silent:
+            self._away = True  # one at a time finds out whether it answers again...
+            self.close()  # ...and the others would be as silent
+        elif conn.info.transaction_status == TransactionStatus.IDLE:
+            self._idle.append(conn)
+        else:  # lost, or its transaction was left open
+            conn.close()
+        self._places.release()
 
     def close(self) -> None:
         """Close the idle connections; those in use close when the process ends."""

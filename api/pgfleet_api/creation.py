@@ -1,12 +1,14 @@
 """Creating tasks for many requests at once: those that come while an insert is under way share the next.
 
-The first request inserts its task at once, alone. Others that arrive meanwhile queue up; when the first is
-answered, one of them inserts for all: one statement, one commit, one flush for the lot. No timer, no thread, no delay
-for a lone request. Figures: README.md.
+The first request inserts its task at once, alone. Others that arrive meanwhile queue up; when the first has its answer, it
+sends the next insert for all of them: one statement, one commit, one flush for the lot. One of those waits for that insert's
+answer while the first one's requests are answered, and goes on in the same way. No timer, no thread, no delay for a lone
+request. Figures: README.md.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from dataclasses import dataclass, field
 
@@ -20,21 +22,27 @@ from pgfleet_api.notifier import Notifier
 #: Tasks in one statement, at most.
 BATCH = 100
 
-#: Inserts under way at once. One makes the largest batches: 1,630 requests/s with 16 clients, against 1,480 with two.
-LEADERS = 1
-
 Answer = tuple[int, bool] | None
 
 
 @dataclass
 class _Item:
-    """One request's task. ``turn`` is held until it is answered, or its request has to lead the insert of ``batch``."""
+    """One request's task. ``turn`` is held until it is answered, or its request has to lead ``insert``."""
 
     wanted: tasks.Wanted
     turn: threading.Lock = field(default_factory=threading.Lock)
-    batch: list[_Item] | None = None
+    insert: _Insert | None = None
+    following: _Item | None = None
     answer: Answer = None
     error: BaseException | None = None
+
+
+@dataclass
+class _Insert:
+    """The insert of a batch; ``sent`` where it is under way already."""
+
+    batch: list[_Item]
+    sent: tasks.Sent | None = None
 
 
 class Creator:
@@ -45,14 +53,14 @@ class Creator:
         self._notifier = notifier
         self._lock = threading.Lock()
         self._waiting: list[_Item] = []
-        self._leaders = 0
+        self._led = False
 
     def create(self, wanted: tasks.Wanted) -> Answer:
         """As :func:`pgfleet.tasks.insert_allowed` for one task, committed when it returns. Raises its errors."""
         item = _Item(wanted)
         if wanted.unique_key is not None:
             # It may have to wait for another transaction that holds its key; nobody else should.
-            self._insert([item])
+            self._finish(_Insert([item]))
         else:
             self._join(item)
         if item.error is not None:
@@ -63,41 +71,60 @@ class Creator:
         item.turn.acquire()
         with self._lock:
             self._waiting.append(item)
-            if self._leaders < LEADERS:
-                self._leaders += 1
-                item.batch = self._cut()
-        if item.batch is None:
-            item.turn.acquire()  # until a leader has answered, or hands the lead to us
-            if item.batch is None:
+            if not self._led:
+                self._led = True
+                item.insert = self._next()
+        if item.insert is None:
+            item.turn.acquire()  # until it is answered, or has to lead
+            # One at a time: all of them at once would only wake to wait for the interpreter.
+            if item.following is not None:
+                item.following.turn.release()
+            if item.insert is None:
                 return
         try:
-            self._insert(item.batch)
+            self._finish(item.insert)
         finally:
-            with self._lock:
-                heir = self._waiting[0] if self._waiting else None
-                if heir is None:
-                    self._leaders -= 1
-                else:
-                    heir.batch = self._cut()  # here and not when it wakes: another leader must not take it in between
-            if heir is not None:
-                heir.turn.release()
-            for other in item.batch:
-                if other is not item:
-                    other.turn.release()
+            self._hand_over(item, item.insert.batch)
 
-    def _cut(self) -> list[_Item]:
+    def _hand_over(self, leader: _Item, batch: list[_Item]) -> None:
+        """Send the next insert, if there is one to be made, and then wake those of ``batch`` and who leads it, in turn."""
+        with self._lock:
+            heir = self._waiting[0] if self._waiting else None
+            if heir is None:
+                self._led = False
+            else:
+                heir.insert = self._next()  # here and not when it wakes: who comes in between must find it led
+        woken = [item for item in batch if item is not leader]
+        if heir is not None and heir.insert is not None:
+            conn = self._connections.take_idle()  # or else the heir connects; nobody here should have to wait for that
+            if conn is not None:
+                heir.insert.sent = self._sent(conn, heir.insert.batch)
+            woken.append(heir)
+        for item, following in itertools.pairwise(woken):
+            item.following = following
+        if woken:
+            woken[0].turn.release()
+
+    def _next(self) -> _Insert:
         batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-        return batch
+        return _Insert(batch)
 
-    def _insert(self, batch: list[_Item]) -> None:
-        """Answer every item of ``batch``, whatever happens."""
+    def _sent(self, conn: db.Patient, batch: list[_Item]) -> tasks.Sent:
+        return tasks.Sent(conn, [item.wanted for item in batch], tell=self._notifier.take_turn())
+
+    def _finish(self, insert: _Insert) -> None:
+        """Answer every item of its batch, whatever happens."""
+        batch = insert.batch
         try:
-            with self._connections.take() as conn:
-                inserted = tasks.insert_allowed(conn, [item.wanted for item in batch], tell=self._notifier.take_turn())
+            sent = insert.sent or self._sent(self._connections.take_one(), batch)
+            try:
+                inserted = sent.inserted()
+            finally:
+                self._connections.give_back(sent.conn)
         except (PgfleetError, psycopg.Error) as error:
             if len(batch) > 1 and not db.is_away(error):
                 for item in batch:  # one of them is at fault: each alone, so that it fails alone
-                    self._insert([item])
+                    self._finish(_Insert([item]))
                 return
             for item in batch:
                 item.error = error

@@ -133,21 +133,43 @@ class Inserted:
     sleepers: int | None
 
 
+class Sent:
+    """An insert of many tasks that is under way over ``conn``, or could not be sent: :meth:`inserted` says what came of it.
+
+    For :func:`insert_allowed` in two steps, the second in another thread than the first if need be. ``conn`` is for
+    nothing else meanwhile.
+    """
+
+    def __init__(self, conn: db.Patient, wanted: Sequence[Wanted], *, tell: bool = False) -> None:
+        self.conn = conn
+        self._size = len(wanted)
+        self._error: Exception | None = None
+        rows = [{"n": n} | {k: v for k, v in vars(task).items() if v is not None} for n, task in enumerate(wanted)]
+        try:
+            self._statement = prepared.kept(conn, "insert_allowed_tasks", sql.queries("tasks")["insert_allowed_tasks"])
+            self._statement.send(_ROWS.encode(rows).encode(), b"t" if tell else b"f")
+        except Exception as error:
+            self._error = error
+
+    def inserted(self) -> Inserted:
+        """Wait for the answer. Raises what :func:`insert_allowed` raises."""
+        with db.ours():
+            if self._error is not None:
+                raise self._error
+            ((numbers, ids, created, sleepers),) = self._statement.rows(tuple)
+        answers: list[tuple[int, bool] | None] = [None] * self._size
+        for made in zip(numbers or (), ids or (), created or (), strict=True):
+            answers[made[0]] = made[1:]
+        return Inserted(answers, sleepers)
+
+
 def insert_allowed(conn: db.Patient, wanted: Sequence[Wanted], *, tell: bool = False) -> Inserted:
     """As :func:`insert`, for many tasks of all sorts in one statement: all of them are inserted, or none.
 
     A task is passed over where its type is unknown or, unless ``any_type``, not marked for readers. ``tell``: commit, and
     wake the sleeping workers; not inside a transaction.
     """
-    rows = [{"n": n} | {k: v for k, v in vars(task).items() if v is not None} for n, task in enumerate(wanted)]
-    with db.ours():
-        statement = prepared.kept(conn, "insert_allowed_tasks", sql.queries("tasks")["insert_allowed_tasks"])
-        statement.send(_ROWS.encode(rows).encode(), b"t" if tell else b"f")
-        ((numbers, ids, created, sleepers),) = statement.rows(tuple)
-    answers: list[tuple[int, bool] | None] = [None] * len(rows)
-    for made in zip(numbers or (), ids or (), created or (), strict=True):
-        answers[made[0]] = made[1:]
-    return Inserted(answers, sleepers)
+    return Sent(conn, wanted, tell=tell).inserted()
 
 
 def create_many(

@@ -15,6 +15,7 @@ from psycopg.rows import dict_row
 from psycopg.sql import SQL, Identifier
 
 from pgfleet import db, sql
+from pgfleet.creating import Sent as Sent
 from pgfleet.creating import Wanted as Wanted
 from pgfleet.creating import create as create
 from pgfleet.creating import create_for_all_nodes as create_for_all_nodes
