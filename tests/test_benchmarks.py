@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.__main__ import main
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +74,20 @@ def test_an_interrupted_run_leaves_nothing_behind(bench: subprocess.Popen[bytes]
     assert bench.returncode == 130
     wait_until(lambda: not _running(scratch), what="the end of all that it started")
     assert list(scratch.iterdir()) == []
+
+
+def test_a_run_that_would_drop_what_a_peer_was_measured_at_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = tmp_path / "found.json"
+    rows = [{"who": "pgfleet"}, {"who": "pg-boss"}]
+    found.write_text(json.dumps({"runs": [], "peers": {}, "scenarios": {"drain": {"rows": rows}}}))
+    before = found.read_bytes()
+    with pytest.raises(SystemExit) as end:
+        main(["drain", "http", "--peers", "none", "--add", "--json", str(found)])
+    assert end.value.code == 2
+    assert "pg-boss" in capsys.readouterr().err
+    assert found.read_bytes() == before
 
 
 def _running(scratch: Path) -> list[str]:

@@ -42,6 +42,10 @@ def main(arguments: list[str]) -> int:
     if options.write_results and any(run["quick"] for run in found["runs"]):
         parser.error("RESULTS.md holds full runs: what --add would start from has a --quick one.")
     chosen, left_out = _peers(options)
+    if dropped := record.peers_without(found, names, [peer.name for peer in chosen]):
+        parser.error(
+            f"--add has rows of {', '.join(dropped)} for these scenarios, which this run would drop: measure them, too."
+        )
     bench = Bench(options.env, chosen, options.rounds, options.quick)
     this: dict[str, Any] = {
         "command": _command(options),

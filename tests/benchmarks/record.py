@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.peers import PEERS
 from tests.benchmarks.scenarios import NAMES
 
 #: Significant digits that are kept: more than any figure here is worth, and the file stays small.
@@ -47,6 +49,12 @@ def tidy(found: dict[str, Any]) -> None:
         result["run"] = used.index(result["run"])
     found["runs"] = [found["runs"][number] for number in used]
     found["scenarios"] = scenarios
+
+
+def peers_without(found: dict[str, Any], names: Iterable[str], chosen: Iterable[str]) -> list[str]:
+    """The peers with rows in those scenarios that are not ``chosen``: what is measured together is compared."""
+    rows = (row for name in names if name in found["scenarios"] for row in found["scenarios"][name]["rows"])
+    return sorted({row["who"] for row in rows} & set(PEERS) - set(chosen))
 
 
 def main_run(found: dict[str, Any]) -> int:
