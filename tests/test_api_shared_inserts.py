@@ -160,6 +160,53 @@ def test_an_insert_is_under_way_before_the_request_that_waits_for_its_answer_wak
     assert set(clients.answers) == {1, 2, 3, 4}
 
 
+class Parting:
+    """A lock on whose first user the scheduler turns its back as soon as it has let go, until ``go``."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._first: int | None = None
+        self.go = threading.Event()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._first = self._first or threading.get_ident()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if threading.get_ident() == self._first:
+            assert self.go.wait(40)
+
+
+def test_a_request_that_is_made_heir_before_it_waits_leaves_the_sending_to_the_leader(
+    database: Database, clients: Clients, at_the_gate: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    creator, lock, begun, early = clients.creator, Parting(), threading.Event(), []
+    finish, take_idle = creator._finish, creator._connections.take_idle
+
+    def note(insert: Any) -> None:
+        if insert.batch[0].wanted.created_by == 2:
+            begun.set()
+        finish(insert)
+
+    def let_the_heir_go_on() -> Any:
+        lock.go.set()
+        early.append(begun.wait(1))
+        return take_idle()
+
+    open_gate = shut(database, 1)
+    clients.start(1)
+    at_the_gate(1)
+    monkeypatch.setattr(creator, "_finish", note)
+    monkeypatch.setattr(creator, "_lock", lock)
+    monkeypatch.setattr(creator._connections, "take_idle", let_the_heir_go_on)
+    clients.queue(2)
+    open_gate()
+    clients.join()
+    assert early == [False]
+    assert database.connect().execute("select count(*) from tasks").fetchone() == (2,)
+
+
 @pytest.mark.parametrize("lost", [1, 2])
 def test_a_connection_lost_during_an_insert_is_said_to_those_it_was_for_and_the_others_go_on(
     database: Database, clients: Clients, at_the_gate: Callable[[int], int], lost: int

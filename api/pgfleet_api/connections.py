@@ -56,21 +56,26 @@ class Connections:
         """As :meth:`take_one`, but only what is at hand; never waits."""
         if not self._places.acquire(blocking=False):
             return None
-        conn = self._idle_one()
-        if conn is None:
-            self._places.release()
+        conn = None
+        try:
+            conn = self._idle_one()
+        finally:
+            if conn is None:
+                self._places.release()
         return conn
 
     def give_back(self, conn: db.Patient) -> None:
         """Whoever took ``conn`` needs it no more."""
-        if conn.silent:
-            self._away = True  # one at a time finds out whether it answers again...
-            self.close()  # ...and the others would be as silent
-        elif conn.info.transaction_status == TransactionStatus.IDLE:
-            self._idle.append(conn)
-        else:  # lost, or its transaction was left open
-            conn.close()
-        self._places.release()
+        try:
+            if conn.silent:
+                self._away = True  # one at a time finds out whether it answers again...
+                self.close()  # ...and the others would be as silent
+            elif conn.info.transaction_status == TransactionStatus.IDLE:
+                self._idle.append(conn)
+            else:  # lost, or its transaction was left open
+                conn.close()
+        finally:
+            self._places.release()
 
     def close(self) -> None:
         """Close the idle connections; those in use close when the process ends."""

@@ -22,6 +22,9 @@ from pgfleet_api.notifier import Notifier
 #: Tasks in one statement, at most.
 BATCH = 100
 
+#: What a task that can't be inserted raises. Others may come after the insert's commit, while the fleet is told.
+FAULTS = (PgfleetError, psycopg.DataError, psycopg.IntegrityError)
+
 Answer = tuple[int, bool] | None
 
 
@@ -71,16 +74,18 @@ class Creator:
         item.turn.acquire()
         with self._lock:
             self._waiting.append(item)
-            if not self._led:
+            leads = not self._led  # decided here: once this lock is free a leader may make us its heir
+            if leads:
                 self._led = True
                 item.insert = self._next()
-        if item.insert is None:
+        if not leads:
             item.turn.acquire()  # until it is answered, or has to lead
             # One at a time: all of them at once would only wake to wait for the interpreter.
             if item.following is not None:
                 item.following.turn.release()
             if item.insert is None:
                 return
+        assert item.insert is not None  # noqa: S101 - who leads has one
         try:
             self._finish(item.insert)
         finally:
@@ -95,22 +100,30 @@ class Creator:
             else:
                 heir.insert = self._next()  # here and not when it wakes: who comes in between must find it led
         woken = [item for item in batch if item is not leader]
-        if heir is not None and heir.insert is not None:
-            conn = self._connections.take_idle()  # or else the heir connects; nobody here should have to wait for that
-            if conn is not None:
-                heir.insert.sent = self._sent(conn, heir.insert.batch)
-            woken.append(heir)
-        for item, following in itertools.pairwise(woken):
-            item.following = following
-        if woken:
-            woken[0].turn.release()
+        try:
+            if heir is not None and heir.insert is not None:
+                woken.append(heir)
+                conn = (
+                    self._connections.take_idle()
+                )  # or else the heir connects; nobody here should have to wait for that
+                if conn is not None:
+                    heir.insert.sent = self._sent(conn, heir.insert.batch)
+        finally:
+            for item, following in itertools.pairwise(woken):
+                item.following = following
+            if woken:
+                woken[0].turn.release()
 
     def _next(self) -> _Insert:
         batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
         return _Insert(batch)
 
     def _sent(self, conn: db.Patient, batch: list[_Item]) -> tasks.Sent:
-        return tasks.Sent(conn, [item.wanted for item in batch], tell=self._notifier.take_turn())
+        try:
+            return tasks.Sent(conn, [item.wanted for item in batch], tell=self._notifier.take_turn())
+        except BaseException:
+            self._connections.give_back(conn)
+            raise
 
     def _finish(self, insert: _Insert) -> None:
         """Answer every item of its batch, whatever happens."""
@@ -122,7 +135,7 @@ class Creator:
             finally:
                 self._connections.give_back(sent.conn)
         except (PgfleetError, psycopg.Error) as error:
-            if len(batch) > 1 and not db.is_away(error):
+            if len(batch) > 1 and isinstance(error, FAULTS) and not db.is_away(error):
                 for item in batch:  # one of them is at fault: each alone, so that it fails alone
                     self._finish(_Insert([item]))
                 return
