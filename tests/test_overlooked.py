@@ -86,7 +86,7 @@ def test_what_lanes_pass_over_is_told_in_the_order_of_a_claim_from_the_front(con
     lanes = {"types": ["job"], "priorities": [0], "after": [reached]}
     query = "select id from overlooked_tasks(%s, '{job,other}', %s, %s, %s, %s)"
     assert column(conn, query, WORKER, 9, *lanes.values()) == [urgent, early, reached, no_lane, near]
-    assert column(conn, query, WORKER, 2, *lanes.values()) == [urgent, early]
+    assert column(conn, query, WORKER, 1, *lanes.values()) == [urgent, early, near]
     assert {status(conn, id) for id in (early, late, far, foreign)} == {"fresh"}
 
 
@@ -126,18 +126,32 @@ def test_what_is_found_in_no_lane_makes_one(conn: Connection, claims: Claims, ru
     assert ids(claims.next(WORKER, 9)) == [third]
 
 
-def test_a_look_that_fails_is_made_anew(
+def test_a_task_for_this_node_moves_no_lane_past_what_is_ready_there(
+    conn: Connection, claims: Claims, rung: threading.Event
+) -> None:
+    first = create(conn)
+    assert ids(claims.front(WORKER, 1)) == [first]
+    before, near, behind = create(conn), create(conn, node="node"), create(conn)
+    claims.next(WORKER, 0)
+    found = over(claims, rung)
+    assert found.ids == [near]
+    assert ids(claims.overlooked(WORKER, found.ids)) == [near]
+    assert ids(claims.next(WORKER, 9)) == [before, behind]
+
+
+def test_after_a_look_that_failed_the_next_is_a_claim(
     conn: Connection, claims: Claims, rung: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "AGAIN", 0.0)
+    monkeypatch.setattr(module, "MOST_FRONT_PAUSE", 0.0)
     conn.execute("alter function overlooked_tasks rename to gone")
     claims.next(WORKER, 9)
     found = over(claims, rung)
     assert (found.ids, found.seconds, found.all) == ([], None, False)
-    conn.execute("alter function gone rename to overlooked_tasks")
+    monkeypatch.setattr(module, "DEAR", 0.01)
     passed = create(conn)
-    claims.next(WORKER, 9)
-    assert over(claims, rung).ids == [passed]
+    assert ids(claims.next(WORKER, 9)) == [passed]
+    assert claims.from_front
 
 
 def test_a_look_that_must_leave_nothing_out_is_made_at_once(conn: Connection, claims: Claims) -> None:

@@ -11,7 +11,7 @@ slow, so is everything, and not looking would help nobody.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import itemgetter
 
 from pgfleet import db, sql
@@ -32,7 +32,7 @@ MOST_FRONT_PAUSE = 30.0
 FRONT_PAUSE = 0.05
 #: Seconds: a look from the front that took so much beyond an ordinary claim is made beside the work the next time.
 DEAR = 0.01
-#: Seconds until the next look after one that failed.
+#: Seconds until the next look after one that failed, at least.
 AGAIN = 1.0
 
 _ID, _LANE = itemgetter(0), itemgetter(1, 5)
@@ -56,6 +56,7 @@ class Claims:
         self._types = text_array([*types, *apart])
         self._apart = frozenset(apart)
         self._meanwhile = meanwhile
+        self._known_then: Collection[Lane] = ()
         self._beside = Overlooked(settings, [*types, *apart], ring)
         self._statements: dict[str, Prepared] = {}
         self._lanes: dict[Lane, int] = {}
@@ -133,17 +134,23 @@ class Claims:
         """A look beside the work that is over, once."""
         found = self._beside.end()
         if found is not None:
-            for types in self._front_due:
+            self._known_then = found.lanes.keys()
+            for types in [types for types, due in self._front_due.items() if due == float("inf")]:
                 if found.seconds is None:
-                    self._front_due[types] = time.monotonic() + AGAIN
+                    self._excess.pop(types, None)  # the next is a claim, whose failure is seen
+                    pause = (time.monotonic() - found.began) / FRONT_SHARE
+                    self._front_due[types] = time.monotonic() + min(MOST_FRONT_PAUSE, max(AGAIN, pause))
                 else:
                     self._looked(types, found.seconds)
         return found
 
     def overlooked(self, worker: str, ids: Sequence[int]) -> list[Claimed]:
-        """Claim what a look beside the work found: as the first from the front, with nothing that it left out before them."""
+        """Claim what a look beside the work found.
+
+        Where it knew no watermark it left nothing out before them; in a lane, all that is ready there.
+        """
         claimed = self._claim("claim_ids", worker, self._types, len(ids), number_array(ids))
-        self._raise(self._lanes, claimed)
+        self._raise(self._lanes, [task for task in claimed if _LANE(task) not in self._known_then])
         return claimed
 
     def _looked(self, types: tuple[str, ...] | None, seconds: float) -> None:

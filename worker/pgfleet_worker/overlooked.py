@@ -13,20 +13,21 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from pgfleet import db, sql
+from pgfleet import db, log, sql
 from pgfleet.errors import DatabaseAway
 from pgfleet.settings import Settings
 from pgfleet_worker.part import Part
 
-#: Ids that one look brings, at most.
+#: Ids of each type that one look brings, at most.
 MOST = 500
 
 
 @dataclass
 class Found:
-    """A look: when it began, on the monotonic clock; what it found, in the order to claim it; how many seconds it took,
-    None where it failed."""
+    """A look: the watermarks that it knew; when it began, on the monotonic clock; what it found, in the order to claim it;
+    how many seconds it took, None where it failed."""
 
+    lanes: dict[tuple[str, int], int]
     began: float = field(default_factory=time.monotonic)
     ids: list[int] = field(default_factory=list)
     seconds: float | None = None
@@ -51,8 +52,8 @@ class Overlooked:
     def begin(self, worker: str, lanes: Mapping[tuple[str, int], int]) -> None:
         """Look now, unless a look is under way; ``lanes`` are the watermarks."""
         if self._look is None:
-            self._look = Found()
-            Part(target=self._work, name="overlooked", args=(self._look, worker, dict(lanes))).start()
+            self._look = Found(dict(lanes))
+            Part(target=self._work, name="overlooked", args=(self._look, worker)).start()
 
     def end(self) -> Found | None:
         """The look that is over, once."""
@@ -62,7 +63,8 @@ class Overlooked:
         self._look = None
         return look
 
-    def _work(self, found: Found, worker: str, lanes: dict[tuple[str, int], int]) -> None:
+    def _work(self, found: Found, worker: str) -> None:
+        lanes = found.lanes
         arguments = {
             "worker": worker,
             "types": self._types,
@@ -73,11 +75,12 @@ class Overlooked:
         }
         try:
             with db.connect(self._settings, "pgfleet front", engine=True) as conn:
+                conn.execute(self._query, {**arguments, "quantity": 0})  # a new session has its plans to make
                 began = time.monotonic()
                 found.ids = [id for (id,) in conn.execute(self._query, arguments).fetchall()]
                 found.seconds = time.monotonic() - began
-        except (psycopg.Error, DatabaseAway):
-            return  # the next look will do; where Postgres is away the claims' connection says so
+        except (psycopg.Error, DatabaseAway) as error:
+            log.get().warning("look.failed", worker=worker, error=str(error))
         finally:
             found.over = True
             self._ring()
