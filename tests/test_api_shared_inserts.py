@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 from werkzeug.test import TestResponse
 
@@ -67,7 +68,7 @@ class Clients:
     def _create(self, user: int, max_retries: int) -> None:
         try:
             self.answers[user] = self.creator.create(Wanted("csv_export", None, user, max_retries=max_retries))
-        except PgfleetError as error:
+        except (PgfleetError, psycopg.Error) as error:
             self.answers[user] = error
 
     def join(self) -> None:
@@ -132,6 +133,29 @@ def test_a_task_that_fails_in_a_shared_insert_fails_alone(
     assert len(clients.answers) == 11
     assert all(created for _, created in clients.answers.values())
     assert stored(database) == {user: answer[0] for user, answer in clients.answers.items()}
+
+
+def test_an_error_after_the_commit_of_a_shared_insert_makes_none_of_its_tasks_anew(
+    database: Database, clients: Clients, at_the_gate: Callable[[int], int]
+) -> None:
+    database.connect().execute(
+        """create or replace function tell_sleepers(ids bigint[]) returns integer language plpgsql as $$
+        begin
+            if cardinality(ids) > 1 then
+                raise exception 'too many notifications in the NOTIFY queue' using errcode = '54000';
+            end if;
+            return 1;
+        end $$"""
+    )
+    open_gate = shut(database, 1)
+    clients.start(1)
+    at_the_gate(1)
+    clients.queue(2, 3)
+    open_gate()
+    clients.join()
+    assert isinstance(clients.answers[1], tuple)
+    assert {type(clients.answers[user]) for user in (2, 3)} == {psycopg.errors.ProgramLimitExceeded}
+    assert database.connect().execute("select count(*) from tasks").fetchone() == (3,)
 
 
 def test_an_insert_is_under_way_before_the_request_that_waits_for_its_answer_wakes(

@@ -141,7 +141,7 @@ def test_every_way_to_create_takes_a_node_and_a_timeout(database: Database, sett
         tasks.insert(conn, "job", **aimed, timeout=timeout)[0],
         tasks.insert(conn, "job", **aimed, timeout=timeout, unique_key="k")[0],
         *tasks.create_many(conn, "job", ["a", "b"], **aimed, timeout=timeout),
-        tasks.insert_allowed(db.connect(settings, "a test"), [inserted]).answers[0][0],  # type: ignore[index]
+        tasks.Sent(db.connect(settings, "a test"), [inserted]).inserted().answers[0][0],  # type: ignore[index]
     ]
     assert claim(conn, 9, worker=OTHER) == []
     rows = conn.execute("select id, timeout from claim_tasks(%s, '{job}', 9)", [WORKER]).fetchall()

@@ -30,7 +30,7 @@ Answer = tuple[int, bool] | None
 
 @dataclass
 class _Item:
-    """One request's task. ``turn`` is held until it is answered, or its request has to lead ``insert``."""
+    """One request's task. ``turn`` is held until it is answered, or its request is made to lead ``insert``."""
 
     wanted: tasks.Wanted
     turn: threading.Lock = field(default_factory=threading.Lock)
@@ -59,7 +59,7 @@ class Creator:
         self._led = False
 
     def create(self, wanted: tasks.Wanted) -> Answer:
-        """As :func:`pgfleet.tasks.insert_allowed` for one task, committed when it returns. Raises its errors."""
+        """As :class:`pgfleet.tasks.Sent` for one task, committed when it returns. Raises its errors."""
         item = _Item(wanted)
         if wanted.unique_key is not None:
             # It may have to wait for another transaction that holds its key; nobody else should.
@@ -72,42 +72,40 @@ class Creator:
 
     def _join(self, item: _Item) -> None:
         item.turn.acquire()
+        insert = None
         with self._lock:
             self._waiting.append(item)
-            leads = not self._led  # decided here: once this lock is free a leader may make us its heir
-            if leads:
+            if not self._led:
                 self._led = True
-                item.insert = self._next()
-        if not leads:
+                insert = self._next()
+        if insert is None:
             item.turn.acquire()  # until it is answered, or has to lead
             # One at a time: all of them at once would only wake to wait for the interpreter.
             if item.following is not None:
                 item.following.turn.release()
-            if item.insert is None:
+            insert = item.insert
+            if insert is None:
                 return
-        assert item.insert is not None  # noqa: S101 - who leads has one
         try:
-            self._finish(item.insert)
+            self._finish(insert)
         finally:
-            self._hand_over(item, item.insert.batch)
+            self._hand_over(item, insert.batch)
 
     def _hand_over(self, leader: _Item, batch: list[_Item]) -> None:
         """Send the next insert, if there is one to be made, and then wake those of ``batch`` and who leads it, in turn."""
-        with self._lock:
-            heir = self._waiting[0] if self._waiting else None
-            if heir is None:
-                self._led = False
-            else:
-                heir.insert = self._next()  # here and not when it wakes: who comes in between must find it led
         woken = [item for item in batch if item is not leader]
-        try:
-            if heir is not None and heir.insert is not None:
+        insert = None
+        with self._lock:
+            if self._waiting:
+                heir = self._waiting[0]
+                insert = heir.insert = self._next()  # not when it wakes: who comes in between must find it led
                 woken.append(heir)
-                conn = (
-                    self._connections.take_idle()
-                )  # or else the heir connects; nobody here should have to wait for that
-                if conn is not None:
-                    heir.insert.sent = self._sent(conn, heir.insert.batch)
+            else:
+                self._led = False
+        try:
+            # Over a connection at hand, or else the heir connects: nobody here should have to wait for that.
+            if insert is not None and (conn := self._connections.take_idle()) is not None:
+                insert.sent = self._sent(conn, insert.batch)
         finally:
             for item, following in itertools.pairwise(woken):
                 item.following = following

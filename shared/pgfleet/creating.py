@@ -106,7 +106,7 @@ def insert(
 
 @dataclass(frozen=True)
 class Wanted:
-    """One task for :func:`insert_allowed`, in the name of a user; ``data`` is the text to store, durations are seconds."""
+    """One task for :class:`Sent`, in the name of a user; ``data`` is the text to store, durations are seconds."""
 
     type: str
     data: str | None
@@ -124,7 +124,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Inserted:
-    """What :func:`insert_allowed` did: for each task, in their order, (id, was it created?), or None if passed over.
+    """What :class:`Sent` did: for each task, in their order, (id, was it created?), or None if passed over.
 
     ``sleepers``: how many workers slept and were told; None where nobody was to be told, or of nothing.
     """
@@ -134,10 +134,11 @@ class Inserted:
 
 
 class Sent:
-    """An insert of many tasks that is under way over ``conn``, or could not be sent: :meth:`inserted` says what came of it.
+    """As :func:`insert`, for many tasks of all sorts in one statement: all of them are inserted, or none.
 
-    For :func:`insert_allowed` in two steps, the second in another thread than the first if need be. ``conn`` is for
-    nothing else meanwhile.
+    A task is passed over where its type is unknown or, unless ``any_type``, not marked for readers. ``tell``: commit, and
+    wake the sleeping workers; not inside a transaction. It is sent at once, over ``conn``, which is for nothing else
+    meanwhile; what came of it, a failure to send included, is for :meth:`inserted` to say, in any thread.
     """
 
     def __init__(self, conn: db.Patient, wanted: Sequence[Wanted], *, tell: bool = False) -> None:
@@ -152,7 +153,7 @@ class Sent:
             self._error = error
 
     def inserted(self) -> Inserted:
-        """Wait for the answer. Raises what :func:`insert_allowed` raises."""
+        """Wait for the answer. Raises what :func:`insert` raises for any of the tasks, but for an unknown type."""
         with db.ours():
             if self._error is not None:
                 raise self._error
@@ -161,15 +162,6 @@ class Sent:
         for made in zip(numbers or (), ids or (), created or (), strict=True):
             answers[made[0]] = made[1:]
         return Inserted(answers, sleepers)
-
-
-def insert_allowed(conn: db.Patient, wanted: Sequence[Wanted], *, tell: bool = False) -> Inserted:
-    """As :func:`insert`, for many tasks of all sorts in one statement: all of them are inserted, or none.
-
-    A task is passed over where its type is unknown or, unless ``any_type``, not marked for readers. ``tell``: commit, and
-    wake the sleeping workers; not inside a transaction.
-    """
-    return Sent(conn, wanted, tell=tell).inserted()
 
 
 def create_many(

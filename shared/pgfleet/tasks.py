@@ -21,7 +21,6 @@ from pgfleet.creating import create as create
 from pgfleet.creating import create_for_all_nodes as create_for_all_nodes
 from pgfleet.creating import create_many as create_many
 from pgfleet.creating import insert as insert
-from pgfleet.creating import insert_allowed as insert_allowed
 from pgfleet.creating import notify as notify
 from pgfleet.errors import TaskNotFound
 
