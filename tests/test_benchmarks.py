@@ -70,10 +70,29 @@ def test_a_quick_run_measures_and_shows_it(bench: subprocess.Popen[bytes], scrat
 def test_an_interrupted_run_leaves_nothing_behind(bench: subprocess.Popen[bytes], scratch: Path) -> None:
     wait_until(lambda: any(" worker " in line for line in _running(scratch)), 60, what="a worker of the run")
     bench.send_signal(signal.SIGINT)
-    bench.communicate(timeout=60)
-    assert bench.returncode == 130
+    _out, err = bench.communicate(timeout=60)
+    assert bench.returncode == 130, err.decode()
     wait_until(lambda: not _running(scratch), what="the end of all that it started")
     assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_while_a_process_starts_is_not_lost(number: signal.Signals, scratch: Path) -> None:
+    program = """
+import os, signal, sys
+from tests.benchmarks.processes import Child
+number = int(sys.argv[1])
+signal.signal(number, signal.default_int_handler)
+os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), number))
+try:
+    Child(["sleep", "60"])
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": str(scratch)}
+    ran = subprocess.run([sys.executable, "-c", program, str(int(number))], cwd=ROOT, env=env, capture_output=True)
+    assert ran.stdout == b"interrupted\n", ran.stderr.decode()
+    wait_until(lambda: not _running(scratch), what="the end of what it had started")
 
 
 def test_a_run_that_would_drop_what_a_peer_was_measured_at_is_refused(

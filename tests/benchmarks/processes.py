@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -37,22 +39,40 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**env, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **(extra or {})}
 
 
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Hold a Ctrl-C or SIGTERM back until the end: Python drops what a signal's handler raises while it forks."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread runs handlers
+        yield
+        return
+    noted: list[int] = []
+    before = {number: signal.signal(number, lambda which, _: noted.append(which)) for number in (SIGINT, SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in noted[:1]:
+            signal.raise_signal(number)
+
+
 class Child:
     """One process in a session of its own. Its stderr (and stdout unless ``talks``) goes to a file that errors quote."""
 
     def __init__(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, talks: bool = False) -> None:
         self.argv = list(argv)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process is ours
-        self.popen = subprocess.Popen(
-            self.argv,
-            cwd=ROOT,
-            env=environment(env),
-            stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
-            stdout=subprocess.PIPE if talks else self._log,
-            stderr=self._log,
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
+        with _interrupted_later():
+            self.popen = subprocess.Popen(
+                self.argv,
+                cwd=ROOT,
+                env=environment(env),
+                stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if talks else self._log,
+                stderr=self._log,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
 
     @property
     def name(self) -> str:
