@@ -37,6 +37,9 @@ CALLS = {
     "claim, limited among several types": "select * from claim_tasks('w', '{a,b,d}', 100)",
     "claim, limited lanes": f"select * from claim_tasks('w', '{{a,d}}', 100, {LIMITED_LANES})",
     "claim, limited by id": f"select * from claim_tasks('w', '{{d}}', 100, ids => {IDS % (ROWS + 5101, ROWS + 5200)})",
+    "see what lanes pass over": (
+        "select * from overlooked_tasks('w', '{a,b}', 100, '{a,b,b}', '{0,0,5}', '{5000,5000,0}')"
+    ),
     "make room under a limit": (
         f"select finish_tasks('held', {IDS % (ROWS + 5001, ROWS + 5010)}, array_fill(1, '{{10}}'), null);"
         " set constraints all immediate"

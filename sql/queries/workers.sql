@@ -43,6 +43,8 @@ select orders, cancelled, attempts from worker_orders(%(worker)s)
 select orders from workers where id = %(worker)s
 -- name: release
 select release_tasks(%s, %s, %s, %s)
+-- name: overlooked
+select id from overlooked_tasks(%(worker)s, %(types)s, %(quantity)s, %(lane_types)s, %(lane_priorities)s, %(lane_after)s)
 -- name: unheld
 select id, attempt from unheld_tasks(%s, %s, %s)
 -- name: release_unheld

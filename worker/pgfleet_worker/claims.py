@@ -4,19 +4,21 @@ A lane is a (type, priority); its watermark is the last id this worker claimed t
 however many dead entries a long transaction keeps at the queue's front. What lands before it (a late commit, a retried
 task) or in a lane not yet known (another priority) is found by the id in its notification, or by a look from the front,
 which may have to walk all those dead entries: so what such looks take beyond an ordinary claim is at most a thirtieth of
-the time. Beyond: where the network or the machine is slow, so is everything, and not looking would help nobody.
+the time, and where one takes much it is made beside the work (see overlooked.py). Beyond: where the network or the machine is
+slow, so is everything, and not looking would help nobody.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import itemgetter
 
 from pgfleet import db, sql
 from pgfleet.prepared import Prepared, number_array, text_array
 from pgfleet.settings import Settings
 from pgfleet_worker.outcome import Claimed, claimed_row
+from pgfleet_worker.overlooked import Found, Overlooked
 
 Lane = tuple[str, int]
 
@@ -28,6 +30,10 @@ FRONT_SHARE = 0.03
 MOST_FRONT_PAUSE = 30.0
 #: ...and while the lanes are full comes no more often than this, in seconds: what bounds a newcomer's wait.
 FRONT_PAUSE = 0.05
+#: Seconds: a look from the front that took so much beyond an ordinary claim is made beside the work the next time.
+DEAR = 0.01
+#: Seconds until the next look after one that failed, at least.
+AGAIN = 1.0
 
 _ID, _LANE = itemgetter(0), itemgetter(1, 5)
 
@@ -35,7 +41,7 @@ _ID, _LANE = itemgetter(0), itemgetter(1, 5)
 class Claims:
     """Claims over one connection. ``types`` is what the worker serves; and ``apart``, rare ones, which get no lanes: they are
     found by their ids and from the front, and behind watermarks cost nothing. ``meanwhile()`` is called while Postgres
-    makes a claim by ids."""
+    makes a claim by ids, ``ring()`` from another thread when a look beside the work is over."""
 
     def __init__(
         self,
@@ -43,12 +49,15 @@ class Claims:
         types: Sequence[str],
         apart: Sequence[str] = (),
         meanwhile: Callable[[], None] = lambda: None,
+        ring: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._lane_types = text_array(types)
         self._types = text_array([*types, *apart])
         self._apart = frozenset(apart)
         self._meanwhile = meanwhile
+        self._known_then: Collection[Lane] = ()
+        self._beside = Overlooked(settings, [*types, *apart], ring)
         self._statements: dict[str, Prepared] = {}
         self._lanes: dict[Lane, int] = {}
         self._notified: dict[Lane, int] = {}
@@ -92,9 +101,14 @@ class Claims:
         return claimed
 
     def next(self, worker: str, quantity: int, types: tuple[str, ...] | None = None) -> list[Claimed]:
-        """Claim up to ``quantity`` tasks, of ``types`` only where given: from the front when that look is due, else
-        behind the watermarks."""
-        self.from_front = time.monotonic() >= self._front_due.get(types, 0.0)
+        """Claim up to ``quantity`` tasks, of ``types`` only where given: from the front when that look is due and not dear,
+        else behind the watermarks."""
+        due = self._front_due.get(types)
+        self.from_front = due is None or time.monotonic() >= due
+        if self.from_front and due is not None and self._excess.get(types, 0.0) > DEAR:
+            self.from_front = False
+            self._front_due[types] = float("inf")  # until it is over
+            self._beside.begin(worker, self._lanes)
         if self.from_front:
             return self.front(worker, quantity, types)
         lanes = [lane for lane in self._lanes if types is None or lane[0] in types]
@@ -112,14 +126,40 @@ class Claims:
         """Claim from the queue's front, whatever that costs, and set when the next such look is due."""
         began = time.monotonic()
         claimed = self._claim("claim_front", worker, text_array(types) if types else self._types, quantity)
-        ended = time.monotonic()
-        excess = max(0.0, ended - began - self._usual)
+        self._looked(types, time.monotonic() - began)
+        self._advance(claimed, exhausted=len(claimed) < quantity, types=types)
+        return claimed
+
+    def found(self) -> Found | None:
+        """A look beside the work that is over, once."""
+        found = self._beside.end()
+        if found is not None:
+            self._known_then = found.lanes.keys()
+            for types in [types for types, due in self._front_due.items() if due == float("inf")]:
+                if found.seconds is None:
+                    self._excess.pop(types, None)  # the next is a claim, whose failure is seen
+                    pause = (time.monotonic() - found.began) / FRONT_SHARE
+                    self._front_due[types] = time.monotonic() + min(MOST_FRONT_PAUSE, max(AGAIN, pause))
+                else:
+                    self._looked(types, found.seconds)
+        return found
+
+    def overlooked(self, worker: str, ids: Sequence[int]) -> list[Claimed]:
+        """Claim what a look beside the work found.
+
+        Where it knew no watermark it left nothing out before them; in a lane, all that is ready there.
+        """
+        claimed = self._claim("claim_ids", worker, self._types, len(ids), number_array(ids))
+        self._raise(self._lanes, [task for task in claimed if _LANE(task) not in self._known_then])
+        return claimed
+
+    def _looked(self, types: tuple[str, ...] | None, seconds: float) -> None:
+        """A look from the front took so long: when is the next one due?"""
+        excess = max(0.0, seconds - self._usual)
         # Of the last two looks the cheaper counts: dead entries slow both, a link that stood still for a while only one.
         cost = min(excess, self._excess.get(types, excess))
         self._excess[types] = excess
-        self._front_due[types] = ended + min(MOST_FRONT_PAUSE, max(FRONT_PAUSE, cost / FRONT_SHARE))
-        self._advance(claimed, exhausted=len(claimed) < quantity, types=types)
-        return claimed
+        self._front_due[types] = time.monotonic() + min(MOST_FRONT_PAUSE, max(FRONT_PAUSE, cost / FRONT_SHARE))
 
     def took(self, seconds: float) -> None:
         """So long took a statement on this connection that has nothing to walk: what all of them take at least."""

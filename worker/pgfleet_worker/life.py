@@ -67,7 +67,9 @@ class Life(ABC):
         )
         self._room = Room(settings.concurrency, self._attempts.paces, self._attempts.abandoned, chores)
         self._turns = Turns(settings.concurrency)
-        self._claims = Claims(settings, list(handlers), list(chores), meanwhile=self._threads.stir)
+        self._claims = Claims(
+            settings, list(handlers), list(chores), meanwhile=self._threads.stir, ring=self._bell.ring
+        )
         self._looks = Looks(settings, self._log, self._claims, self._attempts, self._room)
         self._orders = Orders(self._log, self._attempts)
         self._rest = Rest(

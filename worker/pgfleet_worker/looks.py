@@ -31,6 +31,7 @@ class Looks:
         self._room = room
         self._queries = sql.queries("workers")
         self._notified: list[int] = []
+        self._overlooked: list[int] = []
         self._due_soon: list[float] = []
         self._unheld = Unheld(settings, log, attempts, room)
         self._learn_due = 0.0
@@ -38,6 +39,7 @@ class Looks:
         self.promote_due = 0.0
         #: Must the next looks go on until one was from the front?
         self.owed = False
+        self._owed_since = 0.0
         #: Is the next look one of those that must leave nothing out?
         self.thorough = True
         #: Is there reason to look beyond the ids notified? Idle and asleep there is none.
@@ -72,11 +74,15 @@ class Looks:
     def heard(self, ids: list[int], *, overflowed: bool) -> None:
         """These ids were notified; ``overflowed``: and more than are worth telling apart."""
         if overflowed:
-            self.wanted = self.owed = True
+            self._owe()
         self._notified += ids
         if len(self._notified) > MOST_IDS:  # we are full and others are not told apart: look when there is room
             self._notified.clear()
-            self.wanted = self.owed = True
+            self._owe()
+
+    def _owe(self) -> None:
+        self.wanted = self.owed = True
+        self._owed_since = time.monotonic()
 
     def once_more(self) -> None:
         """Let the next look see to everything, whatever that costs: what came unheard is found by nothing else."""
@@ -119,6 +125,9 @@ class Looks:
     def claim(self, room: int) -> list[Claimed]:
         """Claim what there is ``room`` for: the ids notified first, then whatever the looks find."""
         worker = self._attempts.worker
+        if (found := self._claims.found()) is not None:
+            self._overlooked = found.ids
+            self.owed = self.owed and not (found.all and found.began >= self._owed_since)
         if self._notified and room > 0:
             ids, self._notified = self._notified, []
             claimed = self._claims.notified(worker, ids, room)
@@ -127,9 +136,14 @@ class Looks:
                 # there may be more than were told of.
                 self.promote_due = min(self.promote_due, time.monotonic() + NAP)
             if len(ids) > 1:
-                self.wanted = self.owed = True
+                self._owe()
             if claimed:
                 return self._room.take(claimed, more=True)  # start them first; the next turn looks for more
+        if self._overlooked and room > 0:
+            ids, self._overlooked = self._overlooked[:room], self._overlooked[room:]
+            claimed = self._claims.overlooked(worker, ids)
+            if claimed:
+                return self._room.take(claimed, more=True)
         if not self.wanted:
             return []
         taken: list[Claimed] = []

@@ -1,0 +1,195 @@
+"""What lanes pass over is found beside the work, where a claim from the queue's front would hold it up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pgfleet import log
+from pgfleet_worker import claims as module
+from pgfleet_worker import overlooked
+from pgfleet_worker.attempt import Pace
+from pgfleet_worker.claims import Claims
+from pgfleet_worker.looks import Looks
+from pgfleet_worker.room import Room
+from tests.support.database import Database
+from tests.support.fleet import WORKER, Connection, column, create, register, status
+
+Wait = Callable[..., Any]
+
+
+@pytest.fixture
+def conn(database: Database) -> Connection:
+    conn = database.connect()
+    register(conn, WORKER, ["job", "other"])
+    return conn
+
+
+@pytest.fixture
+def rung() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def claims(
+    database: Database, conn: Connection, rung: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Claims]:
+    """Claims that have looked from the front once, to which each further such look is due and dear."""
+    monkeypatch.setattr(module, "DEAR", -1.0)
+    monkeypatch.setattr(module, "FRONT_PAUSE", 0.0)
+    monkeypatch.setattr(module, "FRONT_SHARE", float("inf"))
+    made = Claims(database.settings(), ["job", "other"], ring=rung.set)
+    made.connect()
+    made.front(WORKER, 1)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def gate(database: Database, conn: Connection) -> Connection:
+    """Holds every look up until it is closed."""
+    conn.execute(
+        """do $$ begin execute replace(pg_get_functiondef('overlooked_tasks'::regproc), 'overlooked_tasks', 'looked'); end $$;
+        drop function overlooked_tasks;
+        create function overlooked_tasks(text, text[], integer, text[], integer[], bigint[]) returns table (id bigint)
+        language plpgsql as
+        'begin perform pg_advisory_xact_lock(4712); return query select * from looked($1, $2, $3, $4, $5, $6); end'"""
+    )
+    gate = database.connect()
+    gate.execute("select pg_advisory_lock(4712)")
+    return gate
+
+
+def ids(claimed: list[Any]) -> list[int]:
+    return [task.id for task in claimed]
+
+
+def over(claims: Claims, rung: threading.Event) -> overlooked.Found:
+    assert rung.wait(40)
+    rung.clear()
+    found = claims.found()
+    assert found is not None
+    assert claims.found() is None
+    return found
+
+
+def test_what_lanes_pass_over_is_told_in_the_order_of_a_claim_from_the_front(conn: Connection) -> None:
+    early, reached, late = (create(conn) for _ in range(3))
+    no_lane = create(conn, "other")
+    urgent = create(conn, "other", priority=5)
+    near, far = create(conn, node="node"), create(conn, node="elsewhere")
+    foreign = create(conn, "foreign") if conn.execute("select register_type('foreign')") else 0
+    lanes = {"types": ["job"], "priorities": [0], "after": [reached]}
+    query = "select id from overlooked_tasks(%s, '{job,other}', %s, %s, %s, %s)"
+    assert column(conn, query, WORKER, 9, *lanes.values()) == [urgent, early, reached, no_lane, near]
+    assert column(conn, query, WORKER, 1, *lanes.values()) == [urgent, early, near]
+    assert {status(conn, id) for id in (early, late, far, foreign)} == {"fresh"}
+
+
+def test_a_worker_that_takes_only_what_names_its_node_overlooks_nothing_else(conn: Connection) -> None:
+    conn.execute("update workers set only_targeted = true")
+    create(conn)
+    near = create(conn, node="node")
+    assert column(conn, "select id from overlooked_tasks(%s, '{job}', 9, '{}', '{}', '{}')", WORKER) == [near]
+
+
+def test_claims_go_on_while_a_dear_look_is_under_way(
+    conn: Connection, database: Database, claims: Claims, rung: threading.Event, gate: Connection
+) -> None:
+    slow = database.connect(autocommit=False)
+    passed = create(slow)
+    assert ids(claims.front(WORKER, 9)) == []
+    mark = create(conn)
+    assert ids(claims.front(WORKER, 9)) == [mark]
+    slow.commit()
+    for _ in range(3):
+        new = create(conn)
+        assert ids(claims.next(WORKER, 9)) == [new]
+        assert not claims.from_front
+    create(conn)  # ready, and in its lane
+    assert claims.found() is None
+    gate.close()
+    found = over(claims, rung)
+    assert (found.ids, found.all) == ([passed], True)
+    assert ids(claims.overlooked(WORKER, found.ids)) == [passed]
+
+
+def test_what_is_found_in_no_lane_makes_one(conn: Connection, claims: Claims, rung: threading.Event) -> None:
+    both = [create(conn, "other") for _ in range(2)]
+    assert claims.next(WORKER, 9) == []
+    assert ids(claims.overlooked(WORKER, over(claims, rung).ids)) == both
+    third = create(conn, "other")
+    assert ids(claims.next(WORKER, 9)) == [third]
+
+
+def test_a_task_for_this_node_moves_no_lane_past_what_is_ready_there(
+    conn: Connection, claims: Claims, rung: threading.Event
+) -> None:
+    first = create(conn)
+    assert ids(claims.front(WORKER, 1)) == [first]
+    before, near, behind = create(conn), create(conn, node="node"), create(conn)
+    claims.next(WORKER, 0)
+    found = over(claims, rung)
+    assert found.ids == [near]
+    assert ids(claims.overlooked(WORKER, found.ids)) == [near]
+    assert ids(claims.next(WORKER, 9)) == [before, behind]
+
+
+def test_after_a_look_that_failed_the_next_is_a_claim(
+    conn: Connection, claims: Claims, rung: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AGAIN", 0.0)
+    monkeypatch.setattr(module, "MOST_FRONT_PAUSE", 0.0)
+    conn.execute("alter function overlooked_tasks rename to gone")
+    claims.next(WORKER, 9)
+    found = over(claims, rung)
+    assert (found.ids, found.seconds, found.all) == ([], None, False)
+    monkeypatch.setattr(module, "DEAR", 0.01)
+    passed = create(conn)
+    assert ids(claims.next(WORKER, 9)) == [passed]
+    assert claims.from_front
+
+
+def test_a_look_that_must_leave_nothing_out_is_made_at_once(conn: Connection, claims: Claims) -> None:
+    passed = create(conn)
+    claims.look_from_the_front()
+    assert ids(claims.next(WORKER, 9)) == [passed]
+    assert claims.from_front
+
+
+@pytest.mark.parametrize("room", [1, 9])
+def test_a_worker_takes_what_was_found_as_it_has_room_and_owes_no_look_that_began_since(
+    conn: Connection, database: Database, claims: Claims, rung: threading.Event, wait_until: Wait, room: int
+) -> None:
+    attempts: Any = SimpleNamespace(worker=WORKER)
+    looks = Looks(database.settings(), log.get(), claims, attempts, Room(9, {"job": Pace(), "other": Pace()}))
+    looks.heard([], overflowed=True)
+    assert looks.owed
+    passed = [create(conn) for _ in range(3)]
+    looks._room.measure(SimpleNamespace(busy={}), SimpleNamespace(busy={}))  # type: ignore[arg-type]
+    assert looks.claim(room) == []
+    assert rung.wait(40)
+    taken: list[int] = []
+    wait_until(lambda: taken.extend(ids(looks.claim(room))) or len(taken) == len(passed))  # type: ignore[func-returns-value]
+    assert taken == passed
+    assert not looks.owed
+
+
+def test_a_look_that_began_before_it_was_owed_leaves_it_owed(
+    conn: Connection, database: Database, claims: Claims, rung: threading.Event, gate: Connection
+) -> None:
+    attempts: Any = SimpleNamespace(worker=WORKER)
+    room = Room(9, {"job": Pace(), "other": Pace()})
+    looks = Looks(database.settings(), log.get(), claims, attempts, room)
+    room.measure(SimpleNamespace(busy={}), SimpleNamespace(busy={}))  # type: ignore[arg-type]
+    looks.claim(9)
+    looks.heard([], overflowed=True)
+    gate.close()
+    assert rung.wait(40)
+    looks.wanted = False
+    looks.claim(9)
+    assert looks.owed
