@@ -154,11 +154,36 @@ def test_after_a_look_that_failed_the_next_is_a_claim(
     assert claims.from_front
 
 
-def test_a_look_that_must_leave_nothing_out_is_made_at_once(conn: Connection, claims: Claims) -> None:
+def test_a_look_that_must_leave_nothing_out_is_made_at_once_beside_the_work(
+    conn: Connection, claims: Claims, rung: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FRONT_PAUSE", 30.0)
+    claims.next(WORKER, 9)
+    over(claims, rung)
     passed = create(conn)
+    assert claims.next(WORKER, 9) == []
+    assert claims.front_in > 20
     claims.look_from_the_front()
-    assert ids(claims.next(WORKER, 9)) == [passed]
-    assert claims.from_front
+    assert claims.next(WORKER, 9) == []
+    assert not claims.from_front
+    assert over(claims, rung).ids == [passed]
+    assert claims.front_in > 20
+
+
+def test_a_look_under_way_is_not_enough_for_one_that_must_leave_nothing_out(
+    conn: Connection, claims: Claims, rung: threading.Event, gate: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FRONT_PAUSE", 30.0)
+    claims.next(WORKER, 9)
+    claims.look_from_the_front()
+    claims.next(WORKER, 9)
+    gate.close()
+    over(claims, rung)
+    assert claims.front_in < 0
+    passed = create(conn)
+    claims.next(WORKER, 9)
+    assert over(claims, rung).ids == [passed]
+    assert claims.front_in > 20
 
 
 @pytest.mark.parametrize("room", [1, 9])

@@ -35,6 +35,9 @@ DEAR = 0.01
 #: Seconds until the next look after one that failed, at least.
 AGAIN = 1.0
 
+#: The next look from the front is due when the one under way is over.
+UNDER_WAY = float("inf")
+
 _ID, _LANE = itemgetter(0), itemgetter(1, 5)
 
 
@@ -64,6 +67,7 @@ class Claims:
         self._front_due: dict[tuple[str, ...] | None, float] = {}
         self._excess: dict[tuple[str, ...] | None, float] = {}
         self._usual = 0.0
+        self._asked = 0.0
         self.conn: db.Connection | None = None
         #: Was the last :meth:`next` a look from the front?
         self.from_front = False
@@ -107,7 +111,7 @@ class Claims:
         self.from_front = due is None or time.monotonic() >= due
         if self.from_front and due is not None and self._excess.get(types, 0.0) > DEAR:
             self.from_front = False
-            self._front_due[types] = float("inf")  # until it is over
+            self._front_due[types] = UNDER_WAY
             self._beside.begin(worker, self._lanes)
         if self.from_front:
             return self.front(worker, quantity, types)
@@ -135,13 +139,15 @@ class Claims:
         found = self._beside.end()
         if found is not None:
             self._known_then = found.lanes.keys()
-            for types in [types for types, due in self._front_due.items() if due == float("inf")]:
+            for types in [types for types, due in self._front_due.items() if due == UNDER_WAY]:
                 if found.seconds is None:
                     self._excess.pop(types, None)  # the next is a claim, whose failure is seen
                     pause = (time.monotonic() - found.began) / FRONT_SHARE
                     self._front_due[types] = time.monotonic() + min(MOST_FRONT_PAUSE, max(AGAIN, pause))
                 else:
                     self._looked(types, found.seconds)
+                if found.began < self._asked:
+                    self._front_due[types] = 0.0
         return found
 
     def overlooked(self, worker: str, ids: Sequence[int]) -> list[Claimed]:
@@ -171,8 +177,12 @@ class Claims:
         return max(self._front_due.values(), default=0.0) - time.monotonic()
 
     def look_from_the_front(self) -> None:
-        """Make the next :meth:`next` a look from the front, whatever that costs."""
-        self._front_due.clear()
+        """Let the next :meth:`next` look from the front, whatever that costs; where it is dear, beside the work, and anew where
+        one is under way: what has been committed by now it must see."""
+        self._asked = time.monotonic()
+        for types, due in self._front_due.items():
+            if due != UNDER_WAY:
+                self._front_due[types] = 0.0
 
     def _claim(
         self,

@@ -88,6 +88,7 @@ class Looks:
         """Let the next look see to everything, whatever that costs: what came unheard is found by nothing else."""
         self.promote_due = 0.0  # a delayed task may have come as unheard as any
         self._claims.look_from_the_front()
+        self._owe()
         self.thorough = True
 
     def learn(self) -> None:
