@@ -30,8 +30,8 @@ FRONT_SHARE = 0.03
 MOST_FRONT_PAUSE = 30.0
 #: ...and while the lanes are full comes no more often than this, in seconds: what bounds a newcomer's wait.
 FRONT_PAUSE = 0.05
-#: Seconds: a look from the front that took so much beyond an ordinary claim is made beside the work the next time.
-DEAR = 0.01
+#: Seconds: where looks from the front cost so much beyond an ordinary claim the next is made beside the work.
+DEAR = 0.03
 #: Seconds until the next look after one that failed, at least.
 AGAIN = 1.0
 
@@ -66,6 +66,7 @@ class Claims:
         self._notified: dict[Lane, int] = {}
         self._front_due: dict[tuple[str, ...] | None, float] = {}
         self._excess: dict[tuple[str, ...] | None, float] = {}
+        self._cost: dict[tuple[str, ...] | None, float] = {}
         self._usual = 0.0
         self._asked = 0.0
         self.conn: db.Connection | None = None
@@ -84,6 +85,7 @@ class Claims:
         self._notified.clear()
         self._front_due.clear()
         self._excess.clear()
+        self._cost.clear()
         self._usual = 0.0
         return self.conn
 
@@ -109,7 +111,7 @@ class Claims:
         else behind the watermarks."""
         due = self._front_due.get(types)
         self.from_front = due is None or time.monotonic() >= due
-        if self.from_front and due is not None and self._excess.get(types, 0.0) > DEAR:
+        if self.from_front and due is not None and self._cost.get(types, 0.0) > DEAR:
             self.from_front = False
             self._front_due[types] = UNDER_WAY
             self._beside.begin(worker, self._lanes)
@@ -141,7 +143,7 @@ class Claims:
             self._known_then = found.lanes.keys()
             for types in [types for types, due in self._front_due.items() if due == UNDER_WAY]:
                 if found.seconds is None:
-                    self._excess.pop(types, None)  # the next is a claim, whose failure is seen
+                    self._cost.pop(types, None)  # the next is a claim, whose failure is seen
                     pause = (time.monotonic() - found.began) / FRONT_SHARE
                     self._front_due[types] = time.monotonic() + min(MOST_FRONT_PAUSE, max(AGAIN, pause))
                 else:
@@ -164,7 +166,7 @@ class Claims:
         excess = max(0.0, seconds - self._usual)
         # Of the last two looks the cheaper counts: dead entries slow both, a link that stood still for a while only one.
         cost = min(excess, self._excess.get(types, excess))
-        self._excess[types] = excess
+        self._excess[types], self._cost[types] = excess, cost
         self._front_due[types] = time.monotonic() + min(MOST_FRONT_PAUSE, max(FRONT_PAUSE, cost / FRONT_SHARE))
 
     def took(self, seconds: float) -> None:
