@@ -17,7 +17,7 @@ from pgfleet_worker.claims import Claims
 from pgfleet_worker.looks import Looks
 from pgfleet_worker.room import Room
 from tests.support.database import Database
-from tests.support.fleet import WORKER, Connection, column, create, register, status
+from tests.support.fleet import OTHER, WORKER, Connection, claim, column, create, register, status
 
 Wait = Callable[..., Any]
 
@@ -115,13 +115,13 @@ def test_claims_go_on_while_a_dear_look_is_under_way(
     gate.close()
     found = over(claims, rung)
     assert (found.ids, found.all) == ([passed], True)
-    assert ids(claims.overlooked(WORKER, found.ids)) == [passed]
+    assert ids(claims.overlooked(WORKER, found.ids, 9)) == [passed]
 
 
 def test_what_is_found_in_no_lane_makes_one(conn: Connection, claims: Claims, rung: threading.Event) -> None:
     both = [create(conn, "other") for _ in range(2)]
     assert claims.next(WORKER, 9) == []
-    assert ids(claims.overlooked(WORKER, over(claims, rung).ids)) == both
+    assert ids(claims.overlooked(WORKER, over(claims, rung).ids, 9)) == both
     third = create(conn, "other")
     assert ids(claims.next(WORKER, 9)) == [third]
 
@@ -135,7 +135,7 @@ def test_a_task_for_this_node_moves_no_lane_past_what_is_ready_there(
     claims.next(WORKER, 0)
     found = over(claims, rung)
     assert found.ids == [near]
-    assert ids(claims.overlooked(WORKER, found.ids)) == [near]
+    assert ids(claims.overlooked(WORKER, found.ids, 9)) == [near]
     assert ids(claims.next(WORKER, 9)) == [before, behind]
 
 
@@ -202,6 +202,20 @@ def test_a_worker_takes_what_was_found_as_it_has_room_and_owes_no_look_that_bega
     wait_until(lambda: taken.extend(ids(looks.claim(room))) or len(taken) == len(passed))  # type: ignore[func-returns-value]
     assert taken == passed
     assert not looks.owed
+
+
+def test_where_others_took_the_first_of_what_was_found_the_rest_is_taken(
+    conn: Connection, database: Database, claims: Claims, rung: threading.Event
+) -> None:
+    attempts: Any = SimpleNamespace(worker=WORKER)
+    looks = Looks(database.settings(), log.get(), claims, attempts, Room(9, {"job": Pace(), "other": Pace()}))
+    passed = [create(conn) for _ in range(4)]
+    looks._room.measure(SimpleNamespace(busy={}), SimpleNamespace(busy={}))  # type: ignore[arg-type]
+    assert looks.claim(2) == []
+    assert rung.wait(40)
+    assert claim(conn, 2, worker=register(conn, OTHER)) == passed[:2]
+    looks.wanted = False
+    assert ids(looks.claim(2)) == passed[2:]
 
 
 def test_a_look_that_began_before_it_was_owed_leaves_it_owed(

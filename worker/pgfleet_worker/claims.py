@@ -152,12 +152,12 @@ class Claims:
                     self._front_due[types] = 0.0
         return found
 
-    def overlooked(self, worker: str, ids: Sequence[int]) -> list[Claimed]:
-        """Claim what a look beside the work found.
+    def overlooked(self, worker: str, ids: Sequence[int], quantity: int) -> list[Claimed]:
+        """Claim up to ``quantity`` of what a look beside the work found.
 
         Where it knew no watermark it left nothing out before them; in a lane, all that is ready there.
         """
-        claimed = self._claim("claim_ids", worker, self._types, len(ids), number_array(ids))
+        claimed = self._claim("claim_ids", worker, self._types, quantity, number_array(ids))
         self._raise(self._lanes, [task for task in claimed if _LANE(task) not in self._known_then])
         return claimed
 

@@ -141,8 +141,11 @@ class Looks:
             if claimed:
                 return self._room.take(claimed, more=True)  # start them first; the next turn looks for more
         if self._overlooked and room > 0:
-            ids, self._overlooked = self._overlooked[:room], self._overlooked[room:]
-            claimed = self._claims.overlooked(worker, ids)
+            ids, self._overlooked = self._overlooked, []
+            claimed = self._claims.overlooked(worker, ids, room)
+            if len(claimed) == room:
+                mine = {task.id for task in claimed}
+                self._overlooked = [id for id in ids if id not in mine]
             if claimed:
                 return self._room.take(claimed, more=True)
         if not self.wanted:
