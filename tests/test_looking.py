@@ -126,3 +126,18 @@ def test_short_tasks_claimed_ahead_do_not_wait_behind_a_long_one_while_another_w
     assert tasks.get(conn, long)["status"] == "started"
     gate.touch()
     assert wait_until(ended(conn, long))["attempt"] == 1
+
+
+def test_far_from_postgres_as_many_more_are_claimed_ahead_as_its_answers_take_longer(
+    database: Database, processes: Processes, wait_until: Wait
+) -> None:
+    conn = database.connect()
+    conn.execute(
+        "create function dawdle() returns trigger language plpgsql as 'begin perform pg_sleep(0.1); return null; end';"
+        "create trigger dawdle after update on tasks for each statement execute function dawdle()"
+    )
+    register(conn, "echo")
+    tasks.create_many(conn, "echo", ["1"] * 20_000, created_by=1)
+    worker(processes, "--types", "echo", "--concurrency", "10")
+    most = "select count(*) > 400 from tasks where status = 'started'"
+    wait_until(lambda: conn.execute(most).fetchone() == (True,))

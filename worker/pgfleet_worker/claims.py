@@ -67,7 +67,8 @@ class Claims:
         self._front_due: dict[tuple[str, ...] | None, float] = {}
         self._excess: dict[tuple[str, ...] | None, float] = {}
         self._cost: dict[tuple[str, ...] | None, float] = {}
-        self._usual = 0.0
+        #: Seconds that a claim takes where it has nothing to walk, as a moving average.
+        self.usual = 0.0
         self._asked = 0.0
         self.conn: db.Connection | None = None
         #: Was the last :meth:`next` a look from the front?
@@ -86,7 +87,7 @@ class Claims:
         self._front_due.clear()
         self._excess.clear()
         self._cost.clear()
-        self._usual = 0.0
+        self.usual = 0.0
         return self.conn
 
     def close(self) -> None:
@@ -163,7 +164,7 @@ class Claims:
 
     def _looked(self, types: tuple[str, ...] | None, seconds: float) -> None:
         """A look from the front took so long: when is the next one due?"""
-        excess = max(0.0, seconds - self._usual)
+        excess = max(0.0, seconds - self.usual)
         # Of the last two looks the cheaper counts: dead entries slow both, a link that stood still for a while only one.
         cost = min(excess, self._excess.get(types, excess))
         self._excess[types], self._cost[types] = excess, cost
@@ -171,7 +172,7 @@ class Claims:
 
     def took(self, seconds: float) -> None:
         """So long took a statement on this connection that has nothing to walk: what all of them take at least."""
-        self._usual += (seconds - self._usual) * 0.2
+        self.usual += (seconds - self.usual) * 0.2
 
     @property
     def front_in(self) -> float:

@@ -34,7 +34,7 @@ class Worker(Life):
         self._put_off = self._looks.has_heard and not self._put_off
         if not self._put_off:
             self._see_to_the_rest()
-        room = self._room.measure(self._threads, self._coroutines)
+        room = self._room.measure(self._threads, self._coroutines, self._claims.usual + self._settler.usual)
         if self._orders.standing != "work":
             self._tend()
             self._hear(self._rest.pause_by_order())

@@ -25,6 +25,9 @@ SHORT = 0.010
 TINY = 0.0003
 #: Seconds of work claimed ahead.
 AHEAD = 0.05
+#: Where Postgres is far away or the machine overloaded, in so many times what a claim and a settle take: less
+#: is worked off before more comes, and so the pace would stay what it is (200/s at 50 ms).
+LAGS = 2
 #: The most tasks claimed ahead, whatever their pace: what a kill leaves to be rescued.
 MOST_AHEAD = 4000
 #: The most short tasks in one claim. Where the settler has run dry all four batches are free, and claimed at once they are
@@ -144,8 +147,9 @@ class Room:
                 self._claimed[type] -= 1
             self.held.clear()
 
-    def measure(self, threads: ThreadSlots, coroutines: AsyncSlots) -> int:
-        """Look at the slots; answers how many tasks of any type could be taken now."""
+    def measure(self, threads: ThreadSlots, coroutines: AsyncSlots, lag: float = 0.0) -> int:
+        """Look at the slots; answers how many tasks of any type could be taken now. ``lag``: seconds that a claim and a settle
+        take together."""
         self._seen = self._acknowledged
         self._concurrency = self._slots - len(self._abandoned)
         now = time.monotonic()
@@ -155,7 +159,7 @@ class Room:
         ]
         self._ahead = 0
         if self._short and now >= self._no_ahead_until and self._stuck(threads, coroutines, now) < self._slots:
-            self._ahead = min(MOST_AHEAD, max(self._concurrency, round(self._rate * AHEAD)))
+            self._ahead = min(MOST_AHEAD, max(self._concurrency, round(self._rate * max(AHEAD, LAGS * lag))))
         self._least = max(
             1, self._ahead // 4
         )  # ahead, whole batches: a round trip for one slot costs more than it brings

@@ -64,6 +64,8 @@ class Settler:
         self._bell.acquire()
         self._closing = False
         self._conn: db.Connection | None = None
+        #: Seconds that it takes to record successes, as a moving average.
+        self.usual = 0.0
         self._queries = sql.queries("workers")
         self._thread = Part(target=self._work, name="settler")
         self._thread.start()
@@ -208,7 +210,9 @@ class Settler:
         told: tuple[list[Any] | None, ...] = (None, None, None)
         if list(map(_TOLD, outcomes)).count((None, None)) < len(outcomes):
             told = [o[4] for o in outcomes], [o[5] for o in outcomes], [o[6] for o in outcomes]
+        began = time.monotonic()
         row = conn.execute(self._queries["finish"], (worker, ids, attempts, *told), prepare=True).fetchone()
+        self.usual += (time.monotonic() - began - self.usual) * 0.2
         lost = frozenset(row[0] if row else ())
         if lost or self._tells:
             for outcome in outcomes:
