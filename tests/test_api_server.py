@@ -19,12 +19,13 @@ import psycopg
 import pytest
 
 from pgfleet import migrate, tasks, tokens
+from pgfleet.crowd import FEW
 from pgfleet.db import Connection
 from pgfleet.settings import Settings
 from pgfleet_api import create_app
 from pgfleet_api.connections import Connections
 from pgfleet_api.creation import Creator
-from pgfleet_api.notifier import FEW, Notifier
+from pgfleet_api.notifier import Notifier
 from pgfleet_api.state import KEY
 from tests.support.database import Database
 from tests.support.processes import Process, Processes
@@ -220,10 +221,10 @@ def test_ids_that_come_while_a_notification_is_under_way_share_the_next(
 
     monkeypatch.setattr("pgfleet.tasks.notify", notify)
     notifier = Notifier(settings)
-    notifier.tell([1])
+    notifier.tell([(1, ("job", None))])
     assert first.wait(40)
     for id in (2, 3, 4):
-        notifier.tell([id])
+        notifier.tell([(id, ("job", None))])
     gate.set()
     notifier.stop()
     assert sent == [[1], [2, 3, 4]]
@@ -241,7 +242,8 @@ def test_an_insert_wakes_a_few_by_itself_and_of_many_only_the_first_after_a_paus
 
     notify_for_real = tasks.notify
     monkeypatch.setattr("pgfleet.tasks.notify", notify)
-    monkeypatch.setattr("pgfleet_api.notifier.PAUSE", 1.0)
+    monkeypatch.setattr("pgfleet.crowd.QUIET", 1.0)
+    monkeypatch.setattr("pgfleet.crowd.MOST_QUIET", 1.0)
     listener = database.connect()
     listener.execute("listen task_created")
     for n in range(asleep):
@@ -261,7 +263,7 @@ def test_an_insert_wakes_a_few_by_itself_and_of_many_only_the_first_after_a_paus
 def test_notifications_are_dropped_while_the_database_is_away_and_nothing_waits(settings: Settings) -> None:
     notifier = Notifier(dataclasses.replace(settings, database_url="postgresql://nobody@127.0.0.1:1/none"))
     before = set(threading.enumerate())
-    notifier.tell([1])
+    notifier.tell([(1, ("job", None))])
     (started,) = set(threading.enumerate()) - before
     notifier.stop()
     assert not started.is_alive()
@@ -271,15 +273,15 @@ def test_a_forked_process_has_a_notifier_of_its_own(database: Database, settings
     listener = database.connect()
     listener.execute("listen task_created")
     notifier = Notifier(settings)
-    notifier.tell([1])
+    notifier.tell([(1, ("job", None))])
     assert next(listener.notifies(timeout=40, stop_after=1)).payload == "1"
     child = os.fork()
     if child == 0:
-        notifier.tell([2])
+        notifier.tell([(2, ("job", None))])
         notifier.stop()
         os._exit(0)
     os.waitpid(child, 0)
-    notifier.tell([3])
+    notifier.tell([(3, ("job", None))])
     notifier.stop()
     assert [n.payload for n in listener.notifies(timeout=40, stop_after=2)] == ["2", "3"]
 
@@ -289,11 +291,11 @@ def test_a_forked_process_may_tell_the_fleet_although_its_parent_just_did(
 ) -> None:
     monkeypatch.setattr("pgfleet_api.notifier.PAUSE", 600.0)
     notifier = Notifier(dataclasses.replace(settings, database_url="postgresql://nobody@127.0.0.1:1/none"))
-    assert notifier.take_turn()
-    assert not notifier.take_turn()
+    assert notifier.take_turn([("job", None)])
+    assert not notifier.take_turn([("job", None)])
     child = os.fork()
     if child == 0:
-        os._exit(0 if notifier.take_turn() else 1)
+        os._exit(0 if notifier.take_turn([("job", None)]) else 1)
     _, status = os.waitpid(child, 0)
     notifier.stop()
     assert os.waitstatus_to_exitcode(status) == 0

@@ -163,10 +163,12 @@ def test_an_insert_is_under_way_before_the_request_that_waits_for_its_answer_wak
 ) -> None:
     first, second = shut(database, 1), shut(database, 2)
     finish = clients.creator._finish
+    under_way = threading.Event()
 
     def finish_later(insert: Any) -> None:
         if insert.batch[0].wanted.created_by == 2:
             assert at_the_gate(2) == session
+            under_way.set()
         finish(insert)
 
     monkeypatch.setattr(clients.creator, "_finish", finish_later)
@@ -178,6 +180,7 @@ def test_an_insert_is_under_way_before_the_request_that_waits_for_its_answer_wak
     at_the_gate(2)
     clients.queue(4)
     assert set(stored(database)) == {1}
+    assert under_way.wait(40)
     second()
     clients.join()
     assert stored(database) == {user: answer[0] for user, answer in clients.answers.items()}

@@ -218,7 +218,8 @@ def test_claim_and_settle_read_only_what_they_take_whatever_the_statistics_say(
         assert read <= 5 * batch, way
         for half, settle, looks in (
             (held[:50], "finish_tasks(%s, %s, %s, null)", 1),
-            (held[50:], "release_tasks(%s, %s, %s)", 3),  # locked, updated, and seen by the history's foreign key
+            # Locked, updated, seen by the history's foreign key, and looked at for a node whose workers are to hear of it.
+            (held[50:], "release_tasks(%s, %s, %s)", 4),
         ):
             ids, attempts = [row[0] for row in half], [row[1] for row in half]
             _, read = rows_read(conn, f"select {settle}", [WORKER, ids, attempts])

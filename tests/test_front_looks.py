@@ -82,7 +82,7 @@ def test_a_worker_that_owes_a_dear_look_rests_no_longer_than_until_what_is_due(
     looks = Looks(settings, log.get(), claims, attempts, room)
     rest = Rest(settings, looks, attempts, room, turns, lambda: 0)
     room.measure(SimpleNamespace(busy={}), SimpleNamespace(busy={}))  # type: ignore[arg-type]
-    while rest.pause(worked=False) == 0:  # once more after it lay down, and its first poll
+    while rest.pause([]) == 0:  # once more after it lay down, and its first poll
         pass
     look_over_a_slow_link(claims, proxy)
     look_over_a_slow_link(claims, proxy)
@@ -92,7 +92,7 @@ def test_a_worker_that_owes_a_dear_look_rests_no_longer_than_until_what_is_due(
         looks.promote_due = time.monotonic() + 0.5
     elif what == "a task left to others":
         turns.due = time.monotonic() + 0.5
-    while (pause := rest.pause(worked=False)) == 0:
+    while (pause := rest.pause([])) == 0:
         pass
     assert claims.front_in > 1
     assert pause <= 0.5

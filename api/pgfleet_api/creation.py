@@ -17,7 +17,7 @@ import psycopg
 from pgfleet import db, tasks
 from pgfleet.errors import PgfleetError
 from pgfleet_api.connections import Connections
-from pgfleet_api.notifier import Notifier
+from pgfleet_api.notifier import Kind, Notifier
 
 #: Tasks in one statement, at most.
 BATCH = 100
@@ -118,7 +118,8 @@ class Creator:
 
     def _sent(self, conn: db.Patient, batch: list[_Item]) -> tasks.Sent:
         try:
-            return tasks.Sent(conn, [item.wanted for item in batch], tell=self._notifier.take_turn())
+            tell = self._notifier.take_turn({_kind(item) for item in batch})
+            return tasks.Sent(conn, [item.wanted for item in batch], tell=tell)
         except BaseException:
             self._connections.give_back(conn)
             raise
@@ -147,6 +148,10 @@ class Creator:
             for item, answer in zip(batch, inserted.answers, strict=True):
                 item.answer = answer
             if inserted.sleepers is not None:
-                self._notifier.told(inserted.sleepers)
+                self._notifier.told({_kind(item) for item in batch}, inserted.sleepers)
             else:
-                self._notifier.tell([answer[0] for answer in inserted.answers if answer is not None and answer[1]])
+                self._notifier.tell([(item.answer[0], _kind(item)) for item in batch if item.answer and item.answer[1]])
+
+
+def _kind(item: _Item) -> Kind:
+    return item.wanted.type, item.wanted.node

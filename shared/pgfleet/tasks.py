@@ -56,6 +56,15 @@ def states(conn: db.Connection, ids: Sequence[int]) -> dict[int, dict[str, Any]]
     return {row["id"]: row for row in rows}
 
 
+def unclaimed(conn: db.Connection, ids: Sequence[int]) -> list[int] | None:
+    """Those of ``ids`` that wait or are ready, in any order; cheap, as :func:`states`.
+
+    None where ``pgfleet.notify`` is ``always``: some listener wants to hear of all, claimed or not.
+    """
+    row = db.call(conn, sql.queries("tasks")["unclaimed"], ids=list(ids)).fetchone()
+    return row[0] if row else []
+
+
 def unfinished(conn: db.Connection, types: Sequence[str], limit: int) -> list[int]:
     """The ids of the tasks of these types that have not ended, at most ``limit``."""
     return [row[0] for row in db.call(conn, sql.queries("tasks")["unfinished"], types=list(types), limit=limit)]

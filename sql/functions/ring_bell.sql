@@ -7,5 +7,5 @@ begin
             return;
         end if;
     end if;
-    perform pg_notify('task_created', id::text) from unnest(ids) id;
+    perform notify_tasks(ids);
 end $$;

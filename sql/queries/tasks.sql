@@ -21,6 +21,8 @@ select create_for_all_nodes(
 -- name: notify_tasks
 -- Where nobody sleeps, nobody is told. Runs in a transaction of its own: what a crash can lose of it is a hint.
 select tell_sleepers(%(ids)s)
+-- name: unclaimed
+select unclaimed_tasks(%(ids)s)
 -- name: get
 select t.*, y.max_retries as type_max_retries, y.retry_delay as type_retry_delay, y.timeout as type_timeout,
        case when t.status = 'started' and t.eta is not null

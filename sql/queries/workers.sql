@@ -8,7 +8,11 @@ select register_type(%(name)s, %(description)s, %(for_readers)s, %(max_retries)s
 -- In seconds; null: as long as it takes.
 select name, extract(epoch from timeout)::double precision from task_types where name = any (%(types)s)
 -- name: renew
-select place, alive from renew_worker(%(worker)s)
+select r.place, r.alive, fleet_sleepers(), n.place, n.alive
+from renew_worker(%(worker)s) r cross join lateral (
+    select count(*) filter (where o.id < w.id) as place, count(*) as alive
+    from workers w join workers o on o.node = w.node and o.types = w.types
+    where w.id = %(worker)s and o.lost_at is null and o.lease_expires_at > now()) n
 -- name: deregister
 select deregister_worker(%(worker)s)
 -- name: abandon

@@ -102,7 +102,7 @@ def main(dsn: str, way: str, count: int) -> None:
         notifier.start()
     print("ready", flush=True)
     seconds = float(sys.stdin.readline())
-    answer = load(clients, seconds, None if notifier is None else lambda id: notifier.tell([id]))
+    answer = load(clients, seconds, None if notifier is None else lambda id: notifier.tell([(id, ("noop", None))]))
     if notifier is not None:
         notifier.stop()
     print(json.dumps(answer), flush=True)

@@ -1,8 +1,9 @@
-"""The bell: this worker's ear on ``task_created``, ``worker_orders`` and ``schedules_changed``, and what wakes its loop from
-the inside."""
+"""The bell: this worker's ear on ``task_created``, the tasks of its node, ``worker_orders`` and ``schedules_changed``, and what
+wakes its loop from the inside."""
 
 from __future__ import annotations
 
+import hashlib
 import select
 import socket
 import time
@@ -41,9 +42,13 @@ class Bell:
         self._heard = 0.0
         #: Set while the loop waits: whoever has news then rings, else the loop will look anyway.
         self.waiting = False
+        #: Did the last wait end for another reason than a notification, or its time?
+        self.rung = False
         self._watched: tuple[int, ...] = ()
         self._poll = select.poll()
         self._heard_ids: list[int] = []
+        self._own_ids: list[int] = []
+        self._own = f"node_tasks_{hashlib.sha256(settings.node.encode()).hexdigest()[:40]}"  # as in notify_tasks.sql
         self._echo: str | None = None
         self._overflow = False
         self._called: set[str] = set()
@@ -55,6 +60,7 @@ class Bell:
         self._conn = db.connect(self._settings, "pgfleet listen", engine=True)
         self._conn.add_notify_handler(lambda note: self._take(note.channel, note.payload))
         self._conn.execute(sql.queries("workers")["listen"])
+        self._conn.execute(SQL("listen {}").format(Identifier(self._own)))
         self._heard = time.monotonic()
         return self._hears()
 
@@ -88,6 +94,7 @@ class Bell:
         Raises what psycopg raises where the connection is lost.
         """
         watched = self._inside()
+        self._own_ids = []
         ear = -1
         if self._conn is not None:
             ear = self._conn.fileno()
@@ -95,6 +102,7 @@ class Bell:
             timeout = min(timeout, self._probe)
         ready = self._wait(watched, timeout)
         self.waiting = False
+        self.rung = not ready <= {ear}
         if self._inner.fileno() in ready:
             self._drain()
         if self._conn is None:
@@ -112,6 +120,10 @@ class Bell:
         """Did a burst since the last call hold more ids than are worth looking up one by one?"""
         overflow, self._overflow = self._overflow, False
         return overflow
+
+    def own(self) -> list[int]:
+        """The tasks that name this worker's node, as heard in the last :meth:`wait`, which answered them, too."""
+        return self._own_ids[:MOST_IDS]
 
     def called(self) -> set[str]:
         """The workers that have new orders, as heard since the last call."""
@@ -162,7 +174,7 @@ class Bell:
         elif channel == self._echo:
             self._echo = None
         elif payload.isdecimal() and len(payload) < 19:
-            self._heard_ids.append(int(payload))
+            (self._own_ids if channel == self._own else self._heard_ids).append(int(payload))
 
     def _hears(self) -> bool:
         assert self._conn is not None  # noqa: S101

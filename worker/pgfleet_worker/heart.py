@@ -186,7 +186,7 @@ class Heart:
         row = db.call(self._connection(), self._queries["renew"], worker=self._worker).fetchone()
         self._renewed = time.monotonic()
         if row:
-            self._link.say(place=row[0], crowd=row[1])
+            self._link.say(standing=list(row))
         row = db.call(self._connection(), self._queries["orders"], worker=self._worker).fetchone()
         if row:
             orders, ids, attempts = row

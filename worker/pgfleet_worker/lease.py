@@ -22,6 +22,7 @@ from pgfleet_worker.handler import Handler
 from pgfleet_worker.heart import Heart, Link
 from pgfleet_worker.keeper import Keeper
 from pgfleet_worker.part import Part
+from pgfleet_worker.turns import Standing
 
 
 def new_worker_id(nickname: str) -> str:
@@ -47,8 +48,8 @@ class Lease:
         self.worker = ""
         #: Has a rescuer declared this worker lost?
         self.lost = False
-        #: This worker's place among the live ones, and their number; as of the last heartbeat.
-        self.place, self.alive = 0, 1
+        #: As of the last heartbeat.
+        self.standing = Standing()
 
     def fileno(self) -> int:
         """Readable when the heart has said something: see :meth:`hear`."""
@@ -101,7 +102,7 @@ class Lease:
         """Renew at once, over ``conn``: after a reconnect a claim needs a lease that has not lapsed."""
         row = db.call(conn, self._queries["renew"], worker=self.worker).fetchone()
         if row:
-            self.place, self.alive = row
+            self.standing = Standing(*row)
 
     def hear(self) -> list[dict[str, Any]]:
         """Take in what the heart has said, and answer it; see that it lives."""
@@ -114,8 +115,8 @@ class Lease:
         said = self._link.heard()
         for words in said:
             self._heard = now
-            if "place" in words:
-                self.place, self.alive = words["place"], words["crowd"]
+            if "standing" in words:
+                self.standing = Standing(*words["standing"])
             if words.get("lost") == self.worker:
                 self.lost = True
             if "left" in words:

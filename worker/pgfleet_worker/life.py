@@ -80,7 +80,7 @@ class Life(ABC):
             self._turns,
             lambda: self._threads.queued + self._coroutines.queued,
         )
-        self._firing = Firing(settings, self._log, self._schedules, lambda: self._lease.place)
+        self._firing = Firing(settings, self._log, self._schedules, lambda: self._lease.standing.place)
         self._troubles = Backoff()
         self._stopping = False
         self._hurried = False

@@ -103,8 +103,8 @@ class Looks:
         """Free what the table says we hold and we don't know of: claims whose answers were lost with a connection."""
         self._unheld.tend(self.connection)
 
-    def promote(self, *, asleep: bool) -> None:
-        """Make ready what is due, when it may be. Awake, we are told of nothing, so that is each second at least."""
+    def promote(self, most: float) -> None:
+        """Make ready what is due, when it may be, and after ``most`` seconds at the latest."""
         if self._due_soon:
             self.promote_due = min(self.promote_due, *self._due_soon)
             self._due_soon.clear()
@@ -118,7 +118,7 @@ class Looks:
         else:
             self._claims.took(time.monotonic() - began)
         self.wanted = self.wanted or promoted > 0
-        pause = self._settings.poll if asleep else min(self._settings.poll, 1.0)
+        pause = most
         if next_in is not None:  # due and yet not promoted: somebody has it locked
             pause = min(pause, next_in if next_in > 0 or promoted else LOCKED)
         self.promote_due = time.monotonic() + pause

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from pgfleet.errors import LostWorker
@@ -11,6 +12,11 @@ from pgfleet_worker.handler import Handler
 from pgfleet_worker.keeper import Keeper
 from pgfleet_worker.life import Life
 from pgfleet_worker.outcome import Claimed
+
+#: Seconds within which a worker that is awake finds a task that is due: it is told of none.
+AWAKE = 1.0
+#: Seconds without a turn, at most, while notifications come that are for others.
+HEED = 5.0
 
 
 class Worker(Life):
@@ -40,9 +46,11 @@ class Worker(Life):
             self._hear(self._rest.pause_by_order())
             return
         claimed = self._looks.claim(room)
+        if claimed:
+            self._turns.claimed()
         self._hand_out(claimed)
         self._tend()
-        self._listen(self._rest.pause(bool(claimed)))
+        self._listen(self._rest.pause(claimed))
 
     def _see_to_the_rest(self) -> None:
         self._hear_heart()
@@ -51,7 +59,7 @@ class Worker(Life):
         self._obey()
         self._looks.reconcile()
         self._looks.learn()
-        self._looks.promote(asleep=self._rest.asleep)
+        self._looks.promote(self._rest.poll if self._rest.asleep else min(self._rest.poll, AWAKE))
 
     def _obey(self) -> None:
         """Do as the operators say: pause, go on, or end once all is done; call off the tasks they want cancelled."""
@@ -86,8 +94,17 @@ class Worker(Life):
             self._give_back(self._threads.take_back() + self._coroutines.take_back())
 
     def _listen(self, timeout: float) -> None:
-        mine = self._turns.take(self._hear(timeout), self._lease.place, self._lease.alive)
-        self._looks.heard(mine, overflowed=self._bell.overflowed())
+        until = time.monotonic() + min(timeout, HEED)
+        while True:
+            heard = self._hear(timeout)
+            own = self._bell.own()
+            mine = self._turns.take([id for id in heard if id not in own] if own else heard, self._lease.standing, own)
+            overflowed = self._bell.overflowed()
+            timeout = min(until, self._turns.due) - time.monotonic()
+            if mine or overflowed or not heard or self._bell.rung or min(timeout, self._orders.due_in) <= 0:
+                break
+            # What was heard is for others, as most is in a crowd: no reason for a turn.
+        self._looks.heard(mine, overflowed=overflowed)
 
     def _hear(self, timeout: float) -> list[int]:
         timeout = min(timeout, self._orders.due_in)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pgfleet import sql
+from pgfleet.crowd import CROWD, quiet_after
 from pgfleet.settings import Settings
 from pgfleet_worker.attempt import Attempts
+from pgfleet_worker.contention import Contention
 from pgfleet_worker.looks import NAP, Looks
-from pgfleet_worker.room import Room
+from pgfleet_worker.outcome import Claimed
+from pgfleet_worker.room import SHORT, Room
 from pgfleet_worker.turns import Turns
 
 #: Seconds of work without a pause after which the worker says that nobody need wake it; of idleness, that it sleeps.
@@ -20,6 +23,16 @@ IDLE = 0.01
 #: Seconds between looks while some creator's transaction is still open unheard.
 VIGIL = 0.02
 MOST_VIGIL = 0.5
+#: More of a crowd than :data:`~pgfleet.crowd.CROWD` each poll so much less often, up to so many seconds.
+MOST_POLL = 30.0
+#: Seconds after which one that has left others' work to them looks whether they do it, where there was more of it.
+AGAIN = 1.0
+#: Seconds since it last had work for which one that leads does so.
+LEADING = 30.0
+#: Looks while the crowd is told of nothing, by each who leads it.
+LOOKS = 20
+#: Seconds that tasks take which those who lead a crowd do faster alone.
+BRIEF = 0.001
 #: Seconds between two looks at the slots while tasks are queued for them.
 TICK = 0.002
 #: Seconds between looks of a worker that no notification reaches.
@@ -44,12 +57,16 @@ class Rest:
         self._room = room
         self._turns = turns
         self._queued = queued
+        self._contention = Contention()
         self._queries = sql.queries("workers")
         self._vigil = VIGIL
-        self._poll_due = 0.0
+        self._polled = 0.0
+        self._spread = 1.0
+        self._again = float("inf")
         self._active_since = 0.0
         self._idle = True
         self._idle_since = 0.0
+        self._spare = False  # was what was claimed last left to us by others who look for it, too?
         self._looking = True  # asleep by our own word, but somebody may have created a task before hearing it
         #: Does no notification reach this worker?
         self.deaf = False
@@ -59,13 +76,17 @@ class Rest:
     def begin_anew(self) -> None:
         """After a reconnect. What the table says after a crash is not known: say it."""
         self._say_asleep(False)
-        self._poll_due = self._idle_since = 0.0
+        self._polled = self._idle_since = 0.0
 
-    def pause(self, worked: bool) -> float:
-        """Seconds until the next turn, unless something is heard before; ``worked``: this one claimed something."""
+    def pause(self, claimed: Sequence[Claimed]) -> float:
+        """Seconds until the next turn, unless something is heard before; ``claimed``: what this one has claimed."""
         now = time.monotonic()
         self._looks.wanted = True
-        if worked or self._room.is_full:
+        if claimed:
+            self._spare = self._turns.follows and not self.deaf and self._is_spare()
+            if self._spare and not self._room.found_all:
+                self._again = now + AGAIN
+        if (claimed or self._room.is_full) and not self._spare:
             self._idle_since = now
             if self._idle:
                 # Work begins now, not when it lay down: else each worker that one task woke would say that it is awake, look
@@ -74,8 +95,11 @@ class Rest:
                 self._active_since = now
             if self.asleep and now - self._active_since > BUSY:
                 self._say_asleep(False)
-            return self._at_work(worked, now)
+            return self._at_work(bool(claimed), now)
         self._idle = True
+        if self._spare and self._queued():
+            self._looks.wanted = False
+            return NAP
         return self._when_idle(now)
 
     def pause_by_order(self) -> float:
@@ -98,7 +122,7 @@ class Rest:
             self._idle_since = now  # claimed ahead and not begun: that is not idle, and the slots want tending
             return NAP
         if not self.asleep:
-            if now - self._idle_since < IDLE:
+            if not self._spare and now - self._idle_since < IDLE:
                 return NAP
             if self.deaf:
                 return min(self._settings.poll, DEAF_POLL)
@@ -113,15 +137,38 @@ class Rest:
             self._looking = False
             self._looks.once_more()
             return 0.0
-        if now >= self._poll_due:
+        if self._turns.leads:
+            # Nobody is told of what comes now (see pgfleet.crowd), and again after a pause in which all was claimed.
+            quiet = quiet_after(self._turns.sleepers)
+            worked = now - self._idle_since
+            if worked < LEADING and min(worked, now - self._turns.called) < 2 * quiet:
+                return max(NAP, quiet / LOOKS)
+        poll_due = min(self._polled + self.poll * self._spread, self._again)
+        if now >= poll_due:
             self._looks.thorough = True
-            self._poll_due = now + self._settings.poll * random.uniform(0.8, 1.0)  # noqa: S311 - spreads the fleet
+            self._polled, self._again = now, float("inf")
+            self._spread = random.uniform(0.8, 1.0)  # noqa: S311 - spreads the fleet
             return 0.0
-        due = min(self._poll_due, self._looks.promote_due, self._turns.due) - now
-        if self._looks.owed:  # there may be more than we were told of, where no lane leads: when the look is affordable
+        due = min(poll_due, self._looks.promote_due, self._turns.due) - now
+        if self._looks.owed and not self._room.is_full:
+            # There may be more than we were told of, where no lane leads: when the look is affordable.
             return min(due, max(NAP, self._looks.front_in))
         self._looks.wanted = False
         return due
+
+    def _is_spare(self) -> bool:
+        """Would those who lead have done all that we hold, and better?"""
+        longest = self._room.longest
+        if longest < BRIEF and self._room.found_all:
+            return True
+        return longest < SHORT and self._contention.is_high()
+
+    @property
+    def poll(self) -> float:
+        """Seconds between two looks that nothing asked for. Those of a crowd that sleep share them: each finds what any other
+        would."""
+        shared = min(self._settings.poll * min(self._turns.alive, self._turns.sleepers) / CROWD, MOST_POLL)
+        return max(self._settings.poll, shared)
 
     def _say_asleep(self, asleep: bool) -> None:
         self._looks.connection.execute(self._queries["set_sleeping"], (self._attempts.worker, asleep), prepare=True)

@@ -25,9 +25,10 @@ SHORT = 0.010
 TINY = 0.0003
 #: Seconds of work claimed ahead.
 AHEAD = 0.05
-#: Where Postgres is far away or the machine overloaded, in so many times what a claim and a settle take: less
-#: is worked off before more comes, and so the pace would stay what it is (200/s at 50 ms).
+#: Or so many times what a claim and a settle take, where that is longer (Postgres is far away, the machine overloaded): less
+#: would all be done before more can come, and the pace, and so what is claimed, would stay what they are: 20 a turn.
 LAGS = 2
+MOST_LAG = 1.0
 #: The most tasks claimed ahead, whatever their pace: what a kill leaves to be rescued.
 MOST_AHEAD = 4000
 #: The most short tasks in one claim. Where the settler has run dry all four batches are free, and claimed at once they are
@@ -159,7 +160,9 @@ class Room:
         ]
         self._ahead = 0
         if self._short and now >= self._no_ahead_until and self._stuck(threads, coroutines, now) < self._slots:
-            self._ahead = min(MOST_AHEAD, max(self._concurrency, round(self._rate * max(AHEAD, LAGS * lag))))
+            self._ahead = min(
+                MOST_AHEAD, max(self._concurrency, round(self._rate * max(AHEAD, min(MOST_LAG, LAGS * lag))))
+            )
         self._least = max(
             1, self._ahead // 4
         )  # ahead, whole batches: a round trip for one slot costs more than it brings
@@ -198,6 +201,18 @@ class Room:
         if types is None:
             return len(self.held)
         return sum(self._claimed[type] - self._settled[type] for type in types)
+
+    @property
+    def longest(self) -> float:
+        """Seconds that tasks of the longest type held take on average; infinite where one is not known yet."""
+        held = [type for type, number in self._claimed.items() if number > self._settled[type]]
+        means = [self._paces[type].mean for type in held]
+        return max((float("inf") if mean is None else mean for mean in means), default=0.0)
+
+    @property
+    def found_all(self) -> bool:
+        """Did the last claim find fewer than it asked for?"""
+        return not self._more
 
     @property
     def settled(self) -> int:

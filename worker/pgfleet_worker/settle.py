@@ -184,6 +184,7 @@ class Settler:
     def _connection(self) -> db.Connection:
         if self._conn is None or self._conn.closed:
             self._conn = db.connect(self._settings, "pgfleet settle", engine=True, lock_timeout=LOCKED)
+            self.usual = 0.0
         return self._conn
 
     def _release(self, conn: db.Connection, first: Released, outcomes: list[Outcome]) -> None:
