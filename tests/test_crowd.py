@@ -77,18 +77,24 @@ def test_of_a_few_workers_all_look(clock: SimpleNamespace) -> None:
     assert first + going(members, []) == CROWD
 
 
-def test_who_looks_in_vain_again_and_again_looks_ever_later(clock: SimpleNamespace) -> None:
+def test_who_of_a_crowd_that_sleeps_looks_in_vain_again_and_again_looks_ever_later(clock: SimpleNamespace) -> None:
     patient, at = Turns(10), Standing(20, MANY, MANY)
+    assert vain_waits(Turns(10), Standing(20, MANY, CROWD), clock) == pytest.approx([0.5] * 5)
+    assert vain_waits(patient, at, clock) == pytest.approx([0.5, 1.0, 2.0, 4.0, 4.0])
+    patient.claimed()
+    patient.take([10], at)
+    assert patient.due - clock.now == pytest.approx(0.5)
+
+
+def vain_waits(patient: Turns, at: Standing, clock: SimpleNamespace) -> list[float]:
+    """For how long it waits with its looks at what others have done, five times."""
     waits = []
     for _ in range(5):
         assert patient.take([10], at) == []
         waits.append(patient.due - clock.now)
         clock.now = patient.due
         assert patient.take([], at) == [10]
-    assert waits == pytest.approx([0.5, 1.0, 2.0, 4.0, 4.0])
-    patient.claimed()
-    patient.take([10], at)
-    assert patient.due - clock.now == pytest.approx(0.5)
+    return waits
 
 
 def test_the_same_two_lead_for_many_ids_and_then_others_do(clock: SimpleNamespace) -> None:

@@ -66,27 +66,29 @@ class Turns:
         now = time.monotonic()
         mine: list[int] = []
         self.alive, self.sleepers = max(standing.alive, 1), standing.sleepers
+        if heard or own:
+            if now - self._heard > MOST_LATER:
+                self._patience = LATER
+            self._heard = now
+        wait = self._patience if self.sleepers > CROWD else LATER
         if heard:
             # One decision for the whole burst, so that a few workers take it and not each of them a part.
             rank = (standing.place - heard[0]) % self.alive
             first = FIRST + len(heard) // self._concurrency
             self.leads = self.sleepers > CROWD and (standing.place - (heard[0] >> REIGN)) % self.alive < LEADERS
-            if now - self._heard > MOST_LATER:
-                self._patience = LATER
-            self._heard = now
             if rank < first or self.leads:
                 mine += heard
                 self.called = now
             elif rank < first + SECOND:
                 self._leave(heard, now + SOON)
             elif rank < first + SECOND + THIRD or len(heard) >= BULK or self.sleepers <= CROWD:
-                self._leave(heard, now + self._patience)
+                self._leave(heard, now + wait)
         if own:
             rank = (standing.place_on_node - own[0]) % max(standing.alive_on_node, 1)
             if rank < FIRST:
                 mine += own
             else:
-                self._leave(own, now + (SOON if rank < FIRST + SECOND else self._patience))
+                self._leave(own, now + (SOON if rank < FIRST + SECOND else wait))
         if now >= self.due:
             mine += self._later
             self._later = []
