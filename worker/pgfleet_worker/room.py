@@ -44,7 +44,8 @@ FIRST_WINDOW = 0.004
 LONG_PAUSE = 0.02
 #: A thread on the same task for longer is no longer counted on to work the queue off.
 STUCK = 0.002
-#: Tasks that no slot took for this long go back to the fleet.
+#: Tasks that no slot took for this long go back to the fleet; or for as long as claim and settle take, before which no end is
+#: known.
 HELD_UP = 0.05
 
 # A batch is entered column by column, without a line of Python a task.
@@ -96,6 +97,7 @@ class Room:
         self._long_due = 0.0
         self._short: list[str] = []
         self._ahead = 0
+        self._lag = 0.0
 
     def take(self, claimed: list[Claimed], *, more: bool) -> list[Claimed]:
         """Enter what was claimed; answers what is new. ``more``: there may be others ready.
@@ -152,6 +154,7 @@ class Room:
         """Look at the slots; answers how many tasks of any type could be taken now. ``lag``: seconds that a claim and a settle
         take together."""
         self._seen = self._acknowledged
+        self._lag = min(MOST_LAG, LAGS * lag)
         self._concurrency = self._slots - len(self._abandoned)
         now = time.monotonic()
         self._measure_rate(now)
@@ -160,9 +163,7 @@ class Room:
         ]
         self._ahead = 0
         if self._short and now >= self._no_ahead_until and self._stuck(threads, coroutines, now) < self._slots:
-            self._ahead = min(
-                MOST_AHEAD, max(self._concurrency, round(self._rate * max(AHEAD, min(MOST_LAG, LAGS * lag))))
-            )
+            self._ahead = min(MOST_AHEAD, max(self._concurrency, round(self._rate * max(AHEAD, self._lag))))
         self._least = max(
             1, self._ahead // 4
         )  # ahead, whole batches: a round trip for one slot costs more than it brings
@@ -256,7 +257,7 @@ class Room:
         if self._stuck(threads, coroutines, now) < self._slots or self._moved[1] != self._acknowledged:
             self._moved = (now, self._acknowledged)
             return False
-        if now - self._moved[0] < HELD_UP:
+        if now - self._moved[0] < max(HELD_UP, self._lag):
             return False
         self._no_ahead_until = now + 1.0
         return True
