@@ -82,7 +82,8 @@ class _Line:
         progress = len(unclaimed) < len(taken)
         told = unclaimed if last else [id for id in unclaimed if taken[id] or not progress][: self.most]
         self.most = min(2 * self.most, MOST_TOLD) if told else FIRST_TOLD
-        self.waiting.extendleft((id, 0.0) for id in reversed(unclaimed) if id not in told)
+        left = set(unclaimed).difference(told)
+        self.waiting.extendleft((id, 0.0) for id in reversed(unclaimed) if id in left)
         return told
 
 

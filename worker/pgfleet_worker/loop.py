@@ -98,7 +98,8 @@ class Worker(Life):
         while True:
             heard = self._hear(timeout)
             own = self._bell.own()
-            mine = self._turns.take([id for id in heard if id not in own] if own else heard, self._lease.standing, own)
+            for_all = sorted(set(heard) - set(own)) if own else heard
+            mine = self._turns.take(for_all, self._lease.standing, own)
             overflowed = self._bell.overflowed()
             timeout = min(until, self._turns.due) - time.monotonic()
             if mine or overflowed or not heard or self._bell.rung or min(timeout, self._orders.due_in) <= 0:

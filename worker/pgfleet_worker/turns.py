@@ -62,7 +62,7 @@ class Turns:
         self.alive, self.sleepers = 1, 0
 
     def take(self, heard: Sequence[int], standing: Standing, own: Sequence[int] = ()) -> list[int]:
-        """Of the ids just ``heard``, and this node's ``own``, those to go for now, with what was left to others and is due."""
+        """The ids to go for now: of those just ``heard``, of this node's ``own``, and what was left to others long enough."""
         now = time.monotonic()
         mine: list[int] = []
         self.alive, self.sleepers = max(standing.alive, 1), standing.sleepers
