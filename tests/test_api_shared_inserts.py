@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 from werkzeug.test import TestResponse
 
-from pgfleet import tokens
+from pgfleet import db, tasks, tokens
 from pgfleet.errors import DatabaseAway, InvalidTask, PgfleetError
 from pgfleet.settings import Settings
 from pgfleet.tasks import Wanted
@@ -43,6 +44,55 @@ def test_creates_of_many_clients_at_once_are_each_answered_with_their_own_task(
     for user, responses in answers:
         assert all(response.status_code == 202 for response in responses)
         assert {owners[response.json["task_id"]] for response in responses if response.json} == {user}
+
+
+def test_one_insert_takes_tasks_of_all_sorts_and_answers_each_in_its_place(
+    database: Database, settings: Settings
+) -> None:
+    conn = db.connect(settings, "a test", patience=settings.answer_timeout)
+    conn.execute("select register_type('operators_job')")
+    tasks.create(conn, "csv_export", created_by=90, unique_key="held")
+    held = stored(database)[90]
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    wanted = [
+        Wanted("csv_export", "a", 1),
+        Wanted("csv_export", "b", 2, delay=3600.0),
+        Wanted("no such type", None, 3),
+        Wanted("csv_export", None, 4, priority=7),
+        Wanted("csv_export", None, 5, unique_key="held"),
+        Wanted("csv_export", 'é\n"', 6, max_retries=2, retry_delay=1.5, timeout=60.0, node="here"),
+        Wanted("csv_export", "", 7),
+        Wanted("csv_export", None, 8, run_at=soon, unique_key="free"),
+        Wanted("operators_job", None, 9),
+        Wanted("operators_job", None, 10, any_type=True),
+    ]
+    told = tasks.Sent(conn, wanted, tell=True).inserted()
+    made = stored(database)
+    passed_over = (3, 9)
+    assert told.answers == [
+        None if user in passed_over else (held, False) if user == 5 else (made[user], True) for user in range(1, 11)
+    ]
+    assert told.sleepers is not None
+    rows = conn.execute(
+        """select created_by, type, data, status, priority, max_retries, extract(epoch from retry_delay)::float,
+                  extract(epoch from timeout)::float, node, unique_key, run_at > now() + '59 min' from tasks
+           where created_by < 90 order by created_by"""
+    ).fetchall()
+    assert rows == [
+        (1, "csv_export", "a", "fresh", 0, None, None, None, None, None, None),
+        (2, "csv_export", "b", "waiting", 0, None, None, None, None, None, True),
+        (4, "csv_export", None, "fresh", 7, None, None, None, None, None, None),
+        (6, "csv_export", 'é\n"', "fresh", 0, 2, 1.5, 60.0, "here", None, None),
+        (7, "csv_export", "", "fresh", 0, None, None, None, None, None, None),
+        (8, "csv_export", None, "waiting", 0, None, None, None, None, "free", True),
+        (10, "operators_job", None, "fresh", 0, None, None, None, None, None, None),
+    ]
+    assert tasks.Sent(conn, [wanted[2]], tell=True).inserted().answers == [None]
+    assert tasks.Sent(conn, [], tell=True).inserted().answers == []
+    with pytest.raises(InvalidTask):
+        tasks.Sent(conn, [*wanted, Wanted("csv_export", None, None)]).inserted()  # type: ignore[arg-type]
+    assert len(stored(database)) == len(made)
+    conn.close()
 
 
 class Clients:
