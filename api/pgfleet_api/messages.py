@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin
 
 from flask import Response, request
 from pydantic import BaseModel, ValidationError
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from pgfleet.tasks import MAX_BIGINT
 from pgfleet_api.errors import Refused
 from pgfleet_api.fields import storable
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -117,9 +121,22 @@ def worker_id(text: str) -> str:
         raise Refused(400, f"The worker's ID: {error}.") from None
 
 
+class _Answer(Response):
+    """A response whose headers are whole as they are: its body is there and its status allows one, its URLs are ASCII.
+
+    Werkzeug would copy them and parse what Location holds: 25 us of the 430 that creating a task takes.
+    """
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+        return self.headers
+
+
 def answer(value: BaseModel | list[Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """The response that holds ``value``. Dumped as it is: response models hold what JSON has (see models.py)."""
-    return Response(_ENCODER.encode(value), status, headers, mimetype="application/json")
+    """The response that holds ``value``. Dumped as it is: response models hold what JSON has (see models.py).
+
+    ``status`` is one that has a body; URLs in ``headers`` are ASCII.
+    """
+    return _Answer(_ENCODER.encode(value), status, headers, mimetype="application/json")
 
 
 def _kind(value: Any) -> str:

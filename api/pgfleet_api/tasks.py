@@ -13,7 +13,7 @@ from pgfleet_api import deeds, messages, models, payloads, responses
 from pgfleet_api.auth import admin_only, authenticated
 from pgfleet_api.errors import Refused
 from pgfleet_api.openapi import documented
-from pgfleet_api.state import state
+from pgfleet_api.state import State, state
 
 blueprint = Blueprint("tasks", __name__, url_prefix="/v1/tasks")
 
@@ -34,11 +34,11 @@ def create(user: User) -> Response:
     if (wanted.node is not None or wanted.all_nodes) and not user.is_admin:
         raise Refused(403, "Only an admin may say on which nodes a task runs: leave out node and all_nodes.")
     data = payloads.check(wanted.type, wanted.data, user)
+    fleet = state()
     if wanted.all_nodes:
         id = _for_all_nodes(wanted, data, user)
-        _log_created(id, wanted.type, user)
+        _log_created(fleet, id, wanted.type, user)
         return _created(id)
-    fleet = state()
     made = fleet.creator.create(
         tasks.Wanted(
             type=wanted.type,
@@ -61,7 +61,7 @@ def create(user: User) -> Response:
     if not created:
         _require_ones_own(id, user)
         return _created(id, "An unfinished task holds this unique_key.", 200)
-    _log_created(id, wanted.type, user)
+    _log_created(fleet, id, wanted.type, user)
     return _created(id)
 
 
@@ -249,6 +249,6 @@ def _log(event: str, row: models.Task, user: User) -> None:
     deeds.tell(event, user, task=row.id, type=row.type, attempt=row.attempt, worker=row.worker)
 
 
-def _log_created(id: int, type: str, user: User) -> None:
-    if state().settings.log_level == "debug":  # of all calls the one that has to be fast
+def _log_created(fleet: State, id: int, type: str, user: User) -> None:
+    if fleet.settings.log_level == "debug":  # of all calls the one that has to be fast
         log.get().debug("task.created", task=id, type=type, user=user.id, request_id=g.request_id)
