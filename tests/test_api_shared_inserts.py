@@ -20,6 +20,7 @@ from pgfleet_api import create_app
 from pgfleet_api.creation import Creator
 from pgfleet_api.state import KEY
 from tests.support.database import Database
+from tests.support.fleet import value
 
 
 def test_creates_of_many_clients_at_once_are_each_answered_with_their_own_task(
@@ -93,6 +94,30 @@ def test_one_insert_takes_tasks_of_all_sorts_and_answers_each_in_its_place(
         tasks.Sent(conn, [*wanted, Wanted("csv_export", None, None)]).inserted()  # type: ignore[arg-type]
     assert len(stored(database)) == len(made)
     conn.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/workers/nobody/pause", None), ("/v1/schedules/none/enable", None), (f"/v1/events/{300 * 'x'}", {})],
+)
+def test_creating_goes_on_after_a_call_that_was_refused_in_its_transaction(
+    database: Database, settings: Settings, path: str, body: Any
+) -> None:
+    # psycopg prepares what a connection runs often, and when a transaction fails it has Postgres forget all that was prepared.
+    app = create_app(settings)
+    client = app.test_client()
+    reader, admin = (
+        {"Authorization": f"Bearer {tokens.mint(settings, user, role=role)}"}
+        for user, role in ((1, "user"), (2, "admin"))
+    )
+    for _ in range(2):
+        assert client.post("/v1/tasks", json={"type": "csv_export"}, headers=reader).status_code == 202
+        for _ in range(8):
+            assert client.get("/v1/tasks/1", headers=reader).status_code == 200
+        assert client.post(path, json=body, headers=admin).status_code in (404, 422)
+    assert client.post("/v1/tasks", json={"type": "csv_export"}, headers=reader).status_code == 202
+    assert value(database.connect(), "select count(*) from tasks") == 3
+    app.extensions[KEY].close()
 
 
 class Clients:

@@ -4,6 +4,9 @@ A cursor makes its query, its dumpers and its loaders anew for each call. Hot th
 15 ms finds none of it in the processor's caches: a claim took 0.54 ms by a cursor and 0.34 so. The same goes for the wait:
 one's own takes 0.04 ms less than psycopg's, which goes on with what takes longer than :data:`SOON`. Errors are psycopg's.
 Notifications that come meanwhile stay in libpq: such a connection should not LISTEN.
+
+Somebody else may have Postgres forget what a session has prepared: psycopg does when a transaction over the same connection
+fails, a pooler may. Then the statement has not run, and is prepared and sent once more.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Any, LiteralString, TypeVar
 
 from psycopg import errors, generators
 from psycopg.adapt import Transformer
-from psycopg.pq import ExecStatus, Format
+from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 from pgfleet import db
@@ -30,20 +33,32 @@ class Prepared:
 
     def __init__(self, conn: db.Connection, name: str, statement: LiteralString) -> None:
         self._conn, self._pgconn = conn, conn.pgconn
-        self._name = f"pgfleet_{name}".encode()
+        self._name, self._statement = f"pgfleet_{name}".encode(), statement.encode()
+        self._values: tuple[bytes | None, ...] = ()
         self._transformer = Transformer(conn)
         self._poll = select.poll()
         self._poll.register(self._pgconn.socket, select.POLLIN)
-        self._pgconn.send_prepare(self._name, statement.encode())
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._pgconn.send_prepare(self._name, self._statement)
         self._result()
 
     def send(self, *values: bytes | None) -> None:
         """Send it with these parameters, as Postgres reads their texts. What comes of it is for :meth:`rows` to say."""
+        self._values = values
         self._pgconn.send_query_prepared(self._name, values, result_format=Format.BINARY)
 
     def rows(self, make: Callable[[Sequence[Any]], Row]) -> list[Row]:
         """Wait for the answer to what was sent: ``make`` of each row. Raises what psycopg raises."""
-        result = self._result()
+        try:
+            result = self._result()
+        except errors.InvalidSqlStatementName:
+            if self._pgconn.transaction_status != TransactionStatus.IDLE:
+                raise
+            self._prepare()
+            self.send(*self._values)
+            result = self._result()
         self._transformer.set_pgresult(result, format=Format.BINARY)
         return self._transformer.load_rows(0, result.ntuples, make)
 
