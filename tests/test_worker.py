@@ -14,7 +14,7 @@ from pgfleet import tasks
 from tests.support.database import Database
 from tests.support.following import ended, register
 from tests.support.processes import Processes
-from tests.support.workers import HANDLERS, worker
+from tests.support.workers import HANDLERS, sleeping, worker
 
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
@@ -94,6 +94,23 @@ def test_what_a_handler_raises_fails_the_task_and_not_the_worker(
     assert wait_until(ended(conn, tasks.create(conn, "echo", created_by=1)))["status"] == "success"
 
 
+def test_an_exit_within_an_async_handler_fails_its_task_and_leaves_the_others_running(
+    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
+) -> None:
+    conn = database.connect()
+    worker(processes, "--types", "exits_within_async,gated_async")
+    gate = tmp_path / "gate"
+    other = tasks.create(conn, "gated_async", {"gate": str(gate)}, created_by=1)
+    wait_until(lambda: Path(f"{gate}.begun").exists())
+    for _ in range(2):
+        row = wait_until(ended(conn, tasks.create(conn, "exits_within_async", created_by=1)))
+        assert row["status"] == "failure"
+        assert "SystemExit: 3" in row["error_detail"]
+    gate.touch()
+    row = wait_until(ended(conn, other))
+    assert (row["status"], row["attempt"]) == ("success", 1)
+
+
 def test_a_failing_task_is_tried_again_as_often_as_it_may(
     database: Database, processes: Processes, wait_until: Wait
 ) -> None:
@@ -154,6 +171,41 @@ def test_more_urgent_tasks_go_first_then_older_ones(
     wait_until(lambda: tasks.find(conn, type=["marks"], status=["success"]).total == len(ids))
     order = [int(line.split()[0]) for line in file.read_text().splitlines()]
     assert order == [ids[priority, n] for priority in (5, 0, -5) for n in range(3)]
+
+
+def test_less_urgent_tasks_that_are_heard_of_go_before_none_that_is_more_urgent(
+    database: Database, processes: Processes, wait_until: Wait
+) -> None:
+    conn = database.connect()
+    worker(processes, "--types", "gated", settings=database.settings(poll=600))  # sleeps: so all are notified
+    worker(processes, "--types", "lasts,echo", "--concurrency", "1")
+    wait_until(sleeping(conn))
+    for _ in range(12):
+        tasks.create(conn, "lasts", created_by=1, priority=10)
+    created = 0
+
+    def all_urgent_ended() -> bool:
+        nonlocal created
+        tasks.create(conn, "echo", created_by=1)
+        created += 1
+        return bool(tasks.find(conn, type=["lasts"], status=["success"]).total == 12)
+
+    wait_until(all_urgent_ended)
+    wait_until(lambda: tasks.find(conn, type=["echo"], status=["success"]).total == created)
+    order = [type for (type,) in conn.execute("select type from tasks order by started_at, id").fetchall()]
+    assert order == ["lasts"] * 12 + ["echo"] * created
+
+
+def test_of_a_long_error_only_the_ends_are_kept(database: Database, processes: Processes, wait_until: Wait) -> None:
+    conn = database.connect()
+    worker(processes, "--types", "raises_much")
+    row = wait_until(ended(conn, tasks.create(conn, "raises_much", {"for": "reader"}, created_by=1)))
+    assert re.fullmatch(r"<é{1999} \[\.\.\. 1996002 characters left out \.\.\.\] é{1999}>", row["error"])
+    row = wait_until(ended(conn, tasks.create(conn, "raises_much", {"for": "operators"}, created_by=1)))
+    assert row["error"] == "The task failed; its operators see why."
+    assert row["error_detail"].startswith("Traceback (most recent call last)")
+    assert row["error_detail"].endswith("é>\n")
+    assert len(row["error_detail"]) < 65_000
 
 
 def test_a_delayed_task_starts_when_it_is_due_without_a_poll(

@@ -57,6 +57,16 @@ async def gated_async(task: Task) -> Any:
     return {"attempt": task.attempt}
 
 
+@handler("exits_within_async")
+async def exits_within_async(task: Task) -> None:
+    """A task of its own raises SystemExit."""
+
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    await asyncio.gather(leave())
+
+
 @handler("gated_failure")
 def gated_failure(task: Task) -> None:
     """Waits at its gate, and fails."""
@@ -160,6 +170,19 @@ def away_once(task: Task) -> None:
 def echo_slowly(task: Task) -> None:
     """Takes 20 ms."""
     time.sleep(0.02)
+
+
+@handler("lasts")
+def lasts(task: Task) -> None:
+    """Takes a tenth of a second."""
+    time.sleep(0.1)
+
+
+@handler("raises_much")
+def raises_much(task: Task) -> None:
+    """Raises the ends of a long text, for the reader or for operators."""
+    text = f"<{'é' * 2_000_000}>"
+    raise GiveUp(text) if task.data["for"] == "reader" else ValueError(text)
 
 
 @handler("hogs")

@@ -41,8 +41,17 @@ class AsyncSlots:
         self._queue.extend(tasks)
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            Part(target=self._loop.run_forever, name="async-slots").start()
+            Part(target=self._run_forever, args=(self._loop,), name="async-slots").start()
         self._loop.call_soon_threadsafe(self._fill)
+
+    @staticmethod
+    def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
+        while True:
+            try:
+                return loop.run_forever()
+            except (SystemExit, KeyboardInterrupt):
+                # Of a task that a handler made: asyncio ends the loop besides telling who awaits that task.
+                continue
 
     @property
     def queued(self) -> int:

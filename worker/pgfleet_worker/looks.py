@@ -124,12 +124,14 @@ class Looks:
         self.promote_due = time.monotonic() + pause
 
     def claim(self, room: int) -> list[Claimed]:
-        """Claim what there is ``room`` for: the ids notified first, then whatever the looks find."""
+        """Claim what there is ``room`` for: the ids notified where no others are known to be ready, or what the looks find."""
         worker = self._attempts.worker
         if (found := self._claims.found()) is not None:
             self._overlooked = found.ids
             self.owed = self.owed and not (found.all and found.began >= self._owed_since)
-        if self._notified and room > 0:
+        # While more is known to be ready, the looks find these in their turn: by their ids they would go before what is more
+        # urgent, for as long as others come.
+        if self._notified and room > 0 and (self._room.found_all or not self.wanted):
             ids, self._notified = self._notified, []
             claimed = self._claims.notified(worker, ids, room)
             if len(claimed) < len(ids):

@@ -17,6 +17,8 @@ from pgfleet_worker.task import Task, storable, to_json
 
 #: What a reader is told of an exception that was not written for readers.
 FAILED = "The task failed; its operators see why."
+#: Characters of a failure's text, at most: for the reader, and for operators. It goes with every list of tasks.
+MOST_SHOWN, MOST_DETAIL = 4_000, 64_000
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,9 @@ def of_exception(task: Task, error: BaseException) -> Failure | Released:
     """
     fence = task.id, task.attempt, task.worker, task.type
     if isinstance(error, Release):
-        return Released(*fence, error.seconds, storable(error.message) or "not now, says its handler")
+        return Released(
+            *fence, error.seconds, storable(_shortened(error.message, MOST_SHOWN)) or "not now, says its handler"
+        )
     if is_away(error):
         pause = random.uniform(1.0, 3.0)  # noqa: S311 - spreads load, guards nothing
         return Released(*fence, pause, "the database is away")
@@ -162,9 +166,9 @@ def of_exception(task: Task, error: BaseException) -> Failure | Released:
         shown = str(error) if isinstance(error, PgfleetError) else FAILED
         retry_in = timedelta(seconds=error.seconds) if isinstance(error, RetryLater) else None
         give_up = isinstance(error, GiveUp)
-        return Failure(*fence, storable(shown), trace(error), give_up, retry_in)
+        return Failure(*fence, storable(_shortened(shown, MOST_SHOWN)), trace(error), give_up, retry_in)
     except Exception as problem:  # an exception that can't even be described must not cost the slot
-        return Failure(*fence, FAILED, ascii(problem))
+        return Failure(*fence, FAILED, _shortened(ascii(problem), MOST_DETAIL))
 
 
 def of_stop(
@@ -181,5 +185,12 @@ def of_stop(
 
 
 def trace(error: BaseException) -> str:
-    """The traceback, for operators."""
-    return storable("".join(traceback.format_exception(error)))
+    """The traceback, for operators; of a long one its two ends."""
+    return storable(_shortened("".join(traceback.format_exception(error)), MOST_DETAIL))
+
+
+def _shortened(text: str, most: int) -> str:
+    left_out = len(text) - most
+    if left_out <= 0:
+        return text
+    return f"{text[: most // 2]} [... {left_out} characters left out ...] {text[-most // 2 :]}"
