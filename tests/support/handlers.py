@@ -57,6 +57,13 @@ async def gated_async(task: Task) -> Any:
     return {"attempt": task.attempt}
 
 
+@handler("blocks_async")
+async def blocks_async(task: Task) -> None:
+    """Nothing, but with a gate: waits at it and lets nothing else on the event loop go on meanwhile."""
+    if task.data and "gate" in task.data:
+        _pass(task)
+
+
 @handler("exits_within_async")
 async def exits_within_async(task: Task) -> None:
     """A task of its own raises SystemExit."""

@@ -35,10 +35,14 @@ class AsyncSlots:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         #: When each running coroutine began, by task id.
         self.busy: dict[int, float] = {}
+        #: Since when, on the monotonic clock, the loop has not come to what was offered; None where it has.
+        self.asked: float | None = None
 
     def offer(self, tasks: Iterable[Claimed]) -> None:
         """Queue ``tasks`` and have the loop start what fits."""
         self._queue.extend(tasks)
+        if self.asked is None:
+            self.asked = time.monotonic()
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             Part(target=self._run_forever, args=(self._loop,), name="async-slots").start()
@@ -77,6 +81,7 @@ class AsyncSlots:
             cancel_once(task)
 
     def _fill(self) -> None:
+        self.asked = None
         while len(self._tasks) < self.size:
             try:
                 claimed = self._queue.popleft()

@@ -263,6 +263,9 @@ class Room:
         return True
 
     def _stuck(self, threads: ThreadSlots, coroutines: AsyncSlots, now: float) -> int:
+        asked = coroutines.asked
+        if asked is not None and now - asked > 2 * SHORT:
+            return self._slots  # a handler blocks the loop: no other can begin
         held = sum(1 for since in list(threads.busy.values()) if now - since > SHORT)
         return max(held, sum(1 for since in list(coroutines.busy.values()) if now - since > 2 * SHORT))
 
