@@ -232,3 +232,19 @@ def test_a_look_that_began_before_it_was_owed_leaves_it_owed(
     looks.wanted = False
     looks.claim(9)
     assert looks.owed
+
+
+def test_types_that_change_between_short_and_long_are_not_looked_for_anew_each_time(
+    database: Database, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FRONT_PAUSE", 3600.0)
+    monkeypatch.setattr(module, "MOST_FRONT_PAUSE", 3600.0)
+    made = Claims(database.settings(), ["job", "other"])
+    made.connect()
+    looks = []
+    for types in (("job", "other"), ("job",), ("other",), ("job", "other")):
+        for kind in (module.SHORT_ONES, module.OTHERS):
+            made.next(WORKER, 1, types, kind)
+            looks.append(made.from_front)
+    made.close()
+    assert looks == [True, True, False, False, False, False, False, False]

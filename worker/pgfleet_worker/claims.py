@@ -38,6 +38,9 @@ AGAIN = 1.0
 #: The next look from the front is due when the one under way is over.
 UNDER_WAY = float("inf")
 
+#: Kinds of looks: at all types, or at the short ones and the others apart, whichever these are at the time.
+ALL, SHORT_ONES, OTHERS = "all", "short", "others"
+
 _ID, _LANE = itemgetter(0), itemgetter(1, 5)
 
 
@@ -64,9 +67,10 @@ class Claims:
         self._statements: dict[str, Prepared] = {}
         self._lanes: dict[Lane, int] = {}
         self._notified: dict[Lane, int] = {}
-        self._front_due: dict[tuple[str, ...] | None, float] = {}
-        self._excess: dict[tuple[str, ...] | None, float] = {}
-        self._cost: dict[tuple[str, ...] | None, float] = {}
+        # By the kind of look, not by its types: of these every set would be looked for at once, whatever that costs.
+        self._front_due: dict[str, float] = {}
+        self._excess: dict[str, float] = {}
+        self._cost: dict[str, float] = {}
         #: Seconds that a claim takes where it has nothing to walk, as a moving average.
         self.usual = 0.0
         self._asked = 0.0
@@ -107,17 +111,17 @@ class Claims:
         self._raise(self._notified, claimed)
         return claimed
 
-    def next(self, worker: str, quantity: int, types: tuple[str, ...] | None = None) -> list[Claimed]:
-        """Claim up to ``quantity`` tasks, of ``types`` only where given: from the front when that look is due and not dear,
-        else behind the watermarks."""
-        due = self._front_due.get(types)
+    def next(self, worker: str, quantity: int, types: tuple[str, ...] | None = None, kind: str = ALL) -> list[Claimed]:
+        """Claim up to ``quantity`` tasks, of ``types`` only where given: from the front when a look of this ``kind`` is due
+        there and not dear, else behind the watermarks."""
+        due = self._front_due.get(kind)
         self.from_front = due is None or time.monotonic() >= due
-        if self.from_front and due is not None and self._cost.get(types, 0.0) > DEAR:
+        if self.from_front and due is not None and self._cost.get(kind, 0.0) > DEAR:
             self.from_front = False
-            self._front_due[types] = UNDER_WAY
+            self._front_due[kind] = UNDER_WAY
             self._beside.begin(worker, self._lanes)
         if self.from_front:
-            return self.front(worker, quantity, types)
+            return self.front(worker, quantity, types, kind)
         lanes = [lane for lane in self._lanes if types is None or lane[0] in types]
         if not lanes:
             return []
@@ -129,11 +133,11 @@ class Claims:
         self._advance(claimed, exhausted=len(claimed) < quantity, types=types)
         return claimed
 
-    def front(self, worker: str, quantity: int, types: tuple[str, ...] | None = None) -> list[Claimed]:
+    def front(self, worker: str, quantity: int, types: tuple[str, ...] | None = None, kind: str = ALL) -> list[Claimed]:
         """Claim from the queue's front, whatever that costs, and set when the next such look is due."""
         began = time.monotonic()
         claimed = self._claim("claim_front", worker, text_array(types) if types else self._types, quantity)
-        self._looked(types, time.monotonic() - began)
+        self._looked(kind, time.monotonic() - began)
         self._advance(claimed, exhausted=len(claimed) < quantity, types=types)
         return claimed
 
@@ -142,15 +146,15 @@ class Claims:
         found = self._beside.end()
         if found is not None:
             self._known_then = found.lanes.keys()
-            for types in [types for types, due in self._front_due.items() if due == UNDER_WAY]:
+            for kind in [kind for kind, due in self._front_due.items() if due == UNDER_WAY]:
                 if found.seconds is None:
-                    self._cost.pop(types, None)  # the next is a claim, whose failure is seen
+                    self._cost.pop(kind, None)  # the next is a claim, whose failure is seen
                     pause = (time.monotonic() - found.began) / FRONT_SHARE
-                    self._front_due[types] = time.monotonic() + min(MOST_FRONT_PAUSE, max(AGAIN, pause))
+                    self._front_due[kind] = time.monotonic() + min(MOST_FRONT_PAUSE, max(AGAIN, pause))
                 else:
-                    self._looked(types, found.seconds)
+                    self._looked(kind, found.seconds)
                 if found.began < self._asked:
-                    self._front_due[types] = 0.0
+                    self._front_due[kind] = 0.0
         return found
 
     def overlooked(self, worker: str, ids: Sequence[int], quantity: int) -> list[Claimed]:
@@ -162,13 +166,13 @@ class Claims:
         self._raise(self._lanes, [task for task in claimed if _LANE(task) not in self._known_then])
         return claimed
 
-    def _looked(self, types: tuple[str, ...] | None, seconds: float) -> None:
+    def _looked(self, kind: str, seconds: float) -> None:
         """A look from the front took so long: when is the next one due?"""
         excess = max(0.0, seconds - self.usual)
         # Of the last two looks the cheaper counts: dead entries slow both, a link that stood still for a while only one.
-        cost = min(excess, self._excess.get(types, excess))
-        self._excess[types], self._cost[types] = excess, cost
-        self._front_due[types] = time.monotonic() + min(MOST_FRONT_PAUSE, max(FRONT_PAUSE, cost / FRONT_SHARE))
+        cost = min(excess, self._excess.get(kind, excess))
+        self._excess[kind], self._cost[kind] = excess, cost
+        self._front_due[kind] = time.monotonic() + min(MOST_FRONT_PAUSE, max(FRONT_PAUSE, cost / FRONT_SHARE))
 
     def took(self, seconds: float) -> None:
         """So long took a statement on this connection that has nothing to walk: what all of them take at least."""
@@ -183,9 +187,9 @@ class Claims:
         """Let the next :meth:`next` look from the front, whatever that costs; where it is dear, beside the work, and anew where
         one is under way: what has been committed by now it must see."""
         self._asked = time.monotonic()
-        for types, due in self._front_due.items():
+        for kind, due in self._front_due.items():
             if due != UNDER_WAY:
-                self._front_due[types] = 0.0
+                self._front_due[kind] = 0.0
 
     def _claim(
         self,

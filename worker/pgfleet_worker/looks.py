@@ -157,7 +157,7 @@ class Looks:
         thorough, self.thorough = self.thorough, False
         for ask in self._room.asks(thorough=thorough):
             try:
-                claimed = self._claims.next(worker, ask.quantity, ask.types)
+                claimed = self._claims.next(worker, ask.quantity, ask.types, ask.kind)
             except Exception:
                 # What this turn has claimed before would be held, and known to no slot: let the next reconcile free it.
                 self._room.drop(taken)

@@ -16,6 +16,7 @@ from operator import itemgetter
 
 from pgfleet_worker.aio import AsyncSlots
 from pgfleet_worker.attempt import Pace
+from pgfleet_worker.claims import ALL, OTHERS, SHORT_ONES
 from pgfleet_worker.outcome import Claimed, Outcome
 from pgfleet_worker.slots import ThreadSlots
 
@@ -54,10 +55,11 @@ _ID, _TYPE, _ENTRY = itemgetter(0), itemgetter(1), itemgetter(4, 1)
 
 @dataclass(frozen=True)
 class Ask:
-    """One claim to make: up to ``quantity`` tasks, of ``types`` only where given."""
+    """One claim to make: up to ``quantity`` tasks, of ``types`` only where given, and what kind of look that is."""
 
     quantity: int
     types: tuple[str, ...] | None = None
+    kind: str = ALL
 
 
 class Room:
@@ -189,9 +191,9 @@ class Room:
         now = time.monotonic()
         if for_others > 0 and (thorough or now >= self._long_due):
             self._long_due = now + LONG_PAUSE
-            yield Ask(for_others, others)
+            yield Ask(for_others, others, OTHERS)
         if self._left >= (1 if thorough else self._least):
-            yield Ask(self._portion, tuple(self._short))
+            yield Ask(self._portion, tuple(self._short), SHORT_ONES)
 
     @property
     def _portion(self) -> int:
