@@ -148,6 +148,42 @@ def test_a_download_is_an_attachment_whole_or_in_part(get: Callable[..., Any], e
     assert (beyond.status_code, beyond.json["code"]) == (416, "416")
 
 
+@pytest.mark.parametrize(
+    "wanted", ["bytes=-999999", "items=0-5", "bytes=0-1,3-4", "bytes=9-6", "bytes", f"bytes=0-{len(CONTENT)}000"]
+)
+def test_a_range_that_is_none_or_holds_all_is_answered_with_the_whole_file(
+    get: Callable[..., Any], export: Any, wanted: str
+) -> None:
+    response = get("/v1/files/" + export("export_260131_aaaaaaaa.csv"), Range=wanted)
+    assert response.status_code == (206 if "000" in wanted else 200)
+    assert response.data == CONTENT
+    assert response.headers["Accept-Ranges"] == "bytes"
+
+
+def test_preconditions_of_a_download_come_before_its_range(
+    client: FlaskClient, get: Callable[..., Any], export: Any, reader_token: Callable[..., str]
+) -> None:
+    path = "/v1/files/" + export("export_260131_aaaaaaaa.csv")
+    etag = f'"{hashlib.sha256(CONTENT).hexdigest()}"'
+    assert get(path, If_Match="*").data == get(path, If_Match=f'"x", {etag}').data == CONTENT
+    other = get(path, If_Match='"x"', Range="bytes=0-1")
+    assert (other.status_code, other.json["code"]) == (412, "412")
+    assert get(path, If_None_Match=etag, Range="bytes=0-1").status_code == 304
+    assert get(path, If_None_Match='"x"', Range="bytes=0-1").status_code == 206
+    head = client.head(path, headers={"Authorization": f"Bearer {reader_token(1)}", "Range": "bytes=0-1"})
+    assert (head.status_code, head.headers["Content-Length"]) == (200, str(len(CONTENT)))
+
+
+def test_without_its_volume_a_download_is_put_off(get: Callable[..., Any], export: Any, export_dir: Path) -> None:
+    name = export("export_260131_aaaaaaaa.csv")
+    export_dir.rename(export_dir.with_name("away"))
+    response = get(f"/v1/files/{name}")
+    assert (response.status_code, response.json["code"]) == (503, "503")
+    assert "Retry-After" in response.headers
+    export_dir.with_name("away").rename(export_dir)
+    assert get(f"/v1/files/{name}").data == CONTENT
+
+
 def test_anothers_file_does_not_exist_not_even_for_an_admin(
     client: FlaskClient, get: Callable[..., Any], export: Any, admin_token: str
 ) -> None:

@@ -28,7 +28,14 @@ def test_the_row_has_every_field_and_times_with_offset(database: Database, reade
 
 
 @pytest.mark.parametrize(
-    ("stored", "shown"), [("not JSON", "not JSON"), ("NaN", "NaN"), ('"\\ud800"', "\ud800"), ("[" * 5000, "[" * 5000)]
+    ("stored", "shown"),
+    [
+        ("not JSON", "not JSON"),
+        ("NaN", "NaN"),
+        ('{"ratio": 1e400}', '{"ratio": 1e400}'),
+        ('"\\ud800"', "\ud800"),
+        ("[" * 5000, "[" * 5000),
+    ],
 )
 def test_a_result_is_shown_whatever_text_it_is(database: Database, reader: Any, stored: str, shown: str) -> None:
     id = create(reader)

@@ -50,6 +50,9 @@ def test_other_programs_variables_are_none_of_ours(tmp_path: Path) -> None:
         ("LOG_LEVEL", "loud", "one of debug, info, warning, error"),
         ("AUTH_SINGLE_USER", "maybe", "true or false"),
         ("NODE", " ", "a non-empty text"),
+        ("CORS_ORIGINS", "books.example.org", "origins such as"),
+        ("CORS_ORIGINS", "https://a.example,https://a.example/path", "origins such as"),
+        ("CORS_ORIGINS", "https://*.example.org", "origins such as"),
     ],
 )
 def test_a_malformed_value_is_refused_with_what_was_expected(

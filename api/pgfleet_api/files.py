@@ -46,7 +46,7 @@ def find(user: User) -> Response:
     "Download an export",
     "An attachment; parts of it by Range.",
     answers={200: bytes, 206: bytes, 304: None},
-    errors=(404, 416),
+    errors=(404, 412, 416),
 )
 @authenticated
 def download(user: User, filename: str) -> Response:
@@ -57,6 +57,11 @@ def download(user: User, filename: str) -> Response:
         row = exports.by_filename(conn, filename)
     if row is None or row["owner_id"] != user.id:
         raise missing
+    etag = row["sha256"]
+    if request.if_match and not request.if_match.contains(etag):
+        raise Refused(412, f"The file {filename} is another than the one that If-Match names. Ask for it without.")
+    if request.if_none_match.contains_weak(etag):  # before Range, which asks for a part of what the client lacks
+        return _cached(Response(status=304), etag)
     try:
         file = volume.open_export(state().settings.export_dir, filename)
     except volume.NoSuchFile:
@@ -67,7 +72,7 @@ def download(user: User, filename: str) -> Response:
         file.close()
         log.get().error("file.damaged", filename=filename, expected=row["bytes"], bytes=size, request_id=g.request_id)
         raise Refused(404, f"The file {filename} is damaged. Ask for the export anew.")
-    return _attachment(file, filename, size, row["sha256"], MEDIA.get(row["format"], "application/octet-stream"))
+    return _attachment(file, filename, size, etag, MEDIA.get(row["format"], "application/octet-stream"))
 
 
 def _attachment(file: BinaryIO, filename: str, size: int, sha256: str, media: str) -> Response:
@@ -76,13 +81,22 @@ def _attachment(file: BinaryIO, filename: str, size: int, sha256: str, media: st
     response.content_length = size
     response.headers["Content-Disposition"] = f'attachment; filename="{filename}"'  # nothing in it needs quoting
     response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Accept-Ranges"] = "bytes"
     _cached(response, sha256)
     try:
-        response.make_conditional(request.environ, accept_ranges=True, complete_length=size)
+        response.make_conditional(request.environ, accept_ranges=_one_range(size), complete_length=size)
     except BaseException:
         file.close()
         raise
     return response
+
+
+def _one_range(size: int) -> bool:
+    """Does the request ask for one part, in bytes? All else that a Range may say is passed over, as RFC 9110 (14.2) has it."""
+    wanted = request.range
+    if request.method != "GET" or wanted is None or wanted.units != "bytes" or len(wanted.ranges) != 1:
+        return False
+    return wanted.ranges[0][0] >= -size  # the last so many, and these are all
 
 
 def _cached(response: Response, etag: str) -> Response:

@@ -53,6 +53,16 @@ def _list(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+def _origins(value: str) -> tuple[str, ...]:
+    origins = _list(value)
+    for origin in origins:
+        if not re.fullmatch(r"\*|[A-Za-z][A-Za-z0-9+.-]*://[^\s/*?#@]+/?", origin):
+            raise ValueError(
+                "origins such as https://books.example.org:8443, without a path, separated by commas; or *"
+            )
+    return tuple(origin.lower() for origin in origins)
+
+
 def _int(low: int, high: int) -> Callable[[str], int]:
     def parse(value: str) -> int:
         if not re.fullmatch(r"-?\d{1,18}", value.strip()) or not low <= int(value) <= high:
@@ -131,7 +141,7 @@ class Settings:
     auth_secret_key: str = _field("", _text, "HS256 secret of the bearer tokens (BookLogr's AUTH_SECRET_KEY).")
     auth_jwks_url: str = _field("", _text, "JWKS URL for RS256/ES256 tokens, instead of the secret.")
     auth_single_user: bool = _field(False, _flag, "BookLogr's single-user mode: no token needed, everybody is user 1.")
-    cors_origins: tuple[str, ...] = _field((), _list, "Origins, comma-separated, whose browsers may call the API.")
+    cors_origins: tuple[str, ...] = _field((), _origins, "Origins, comma-separated, whose browsers may call the API.")
     api_host: str = _field("127.0.0.1", _text, "Address the API listens on.")
     api_port: int = _field(8000, _int(0, 65535), "Port the API listens on.")
     api_threads: int = _field(16, _int(1, 256), "Requests the API answers at once; also its most Postgres connections.")

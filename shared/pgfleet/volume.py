@@ -144,7 +144,7 @@ def open_export(folder: Path, filename: str) -> BinaryIO:
     try:
         descriptor = os.open(folder / filename, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR) and folder.is_dir():
             raise missing from error
         raise _explain(error) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
