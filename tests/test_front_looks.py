@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pgfleet import log
+from pgfleet import log, tasks
 from pgfleet_worker.attempt import Pace
 from pgfleet_worker.claims import Claims
 from pgfleet_worker.looks import Looks
@@ -96,3 +96,34 @@ def test_a_worker_that_owes_a_dear_look_rests_no_longer_than_until_what_is_due(
         pass
     assert claims.front_in > 1
     assert pause <= 0.5
+
+
+def test_a_worker_that_lay_down_looks_once_more_whenever_one_ends_who_may_have_created_unheard(
+    database: Database, claims: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = database.settings(poll=600)
+    attempts: Any = SimpleNamespace(worker=WORKER)
+    room, turns = Room(1, {"echo": Pace()}), Turns(1)
+    looks = Looks(settings, log.get(), claims, attempts, room)
+    rest = Rest(settings, looks, attempts, room, turns, lambda: 0)
+    room.measure(SimpleNamespace(busy={}), SimpleNamespace(busy={}))  # type: ignore[arg-type]
+    looked: list[bool] = []
+    monkeypatch.setattr(looks, "once_more", lambda: looked.append(True))
+    first, second, later = (database.connect(autocommit=False) for _ in range(3))
+    rest.begin_anew()
+    looks.promote_due = float("inf")
+    for creator in (first, second):
+        tasks.create(creator, "echo", created_by=1)
+    assert rest.pause([]) == 0  # it lies down
+    tasks.create(later, "echo", created_by=1)  # hears that it sleeps
+    assert (0 < rest.pause([]) < 1, len(looked)) == (True, 1)
+    second.commit()
+    assert (rest.pause([]), len(looked)) == (0, 2)
+    assert (0 < rest.pause([]) < 1, len(looked)) == (True, 2)
+    first.rollback()
+    assert (rest.pause([]), len(looked)) == (0, 3)
+    while (pause := rest.pause([])) == 0:  # its first poll
+        pass
+    assert pause > 1
+    assert len(looked) == 3
+    later.commit()

@@ -64,6 +64,12 @@ select promoted, next_in, account_for_ends() from promote_tasks()
 select set_sleeping(%s, %s)
 -- name: is_quiet
 select fleet_is_quiet()
+-- name: creators
+-- The transactions that hold create_task's lock, each by a name of its own.
+select virtualtransaction from pg_locks
+where locktype = 'advisory' and classid = 7437 and objid = 'tasks'::regclass::oid and objsubid = 2
+  and database = (select d.oid from pg_database d where d.datname = current_database())
+  and mode = 'ShareLock' and granted
 -- name: listen
 listen task_created; listen worker_orders; listen schedules_changed
 -- name: list

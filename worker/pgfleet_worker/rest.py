@@ -22,6 +22,8 @@ BUSY = 0.1
 IDLE = 0.01
 #: Seconds between looks while some creator's transaction is still open unheard.
 VIGIL = 0.02
+#: Each is so much longer than the one before, so that they take a tenth of the time that transaction has been open.
+VIGIL_GROWS = 1.1
 MOST_VIGIL = 0.5
 #: More of a crowd than :data:`~pgfleet.crowd.CROWD` each poll so much less often, up to so many seconds.
 MOST_POLL = 30.0
@@ -60,6 +62,8 @@ class Rest:
         self._contention = Contention()
         self._queries = sql.queries("workers")
         self._vigil = VIGIL
+        #: Whose creating may have begun before it was said that we sleep, and goes on; None where that is not known yet.
+        self._unheard: set[str] | None = None
         self._polled = 0.0
         self._spread = 1.0
         self._again = float("inf")
@@ -128,13 +132,15 @@ class Rest:
                 return min(self._settings.poll, DEAF_POLL)
             self._say_asleep(True)
             self._looking = True
-            self._vigil = VIGIL
+            self._vigil, self._unheard = VIGIL, None
         if self._looking:
-            # Whoever created before hearing that we sleep told nobody: look once more, when all of them have committed.
-            if not self._is_quiet():
-                self._vigil = min(self._vigil * 1.5, MOST_VIGIL)
+            # Who created before hearing that we sleep told nobody: look once more now, and whenever one of them has committed.
+            before = self._unheard
+            self._unheard = self._creators() if before is None else before & self._creators()
+            if self._unheard == before:
+                self._vigil = min(self._vigil * VIGIL_GROWS, MOST_VIGIL)
                 return self._vigil
-            self._looking = False
+            self._looking = bool(self._unheard)
             self._looks.once_more()
             return 0.0
         if self._turns.leads:
@@ -174,6 +180,10 @@ class Rest:
         self._looks.connection.execute(self._queries["set_sleeping"], (self._attempts.worker, asleep), prepare=True)
         self.asleep = asleep
 
-    def _is_quiet(self) -> bool:
-        row = self._looks.connection.execute(self._queries["is_quiet"], prepare=True).fetchone()
-        return bool(row and row[0])
+    def _creators(self) -> set[str]:
+        """Who is creating and may not know that we sleep."""
+        conn = self._looks.connection
+        row = conn.execute(self._queries["is_quiet"], prepare=True).fetchone()
+        if row and row[0]:
+            return set()
+        return {name for (name,) in conn.execute(self._queries["creators"], prepare=True).fetchall()}
