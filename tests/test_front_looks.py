@@ -127,3 +127,30 @@ def test_a_worker_that_lay_down_looks_once_more_whenever_one_ends_who_may_have_c
     assert pause > 1
     assert len(looked) == 3
     later.commit()
+
+
+def test_what_was_heard_while_others_were_known_to_be_ready_is_asked_for_before_the_worker_rests(
+    database: Database, claims: Claims
+) -> None:
+    settings = database.settings(poll=600)
+    attempts: Any = SimpleNamespace(worker=WORKER)
+    room, turns = Room(3, {"echo": Pace()}), Turns(1)
+    looks = Looks(settings, log.get(), claims, attempts, room)
+    rest = Rest(settings, looks, attempts, room, turns, lambda: 0)
+    free: Any = SimpleNamespace(busy={})
+    while rest.pause(looks.claim(room.measure(free, free))) == 0:  # once more after it lay down, and its first poll
+        pass
+    looks.promote_due = float("inf")
+    assert rest.pause([]) > 1
+    conn = database.connect()
+    urgent = tasks.create(conn, "echo", created_by=1, priority=5)
+    looks.heard([urgent], overflowed=False)
+    assert [task.id for task in looks.claim(room.measure(free, free))] == [urgent]
+    heard = tasks.create(conn, "echo", created_by=1)
+    looks.heard([heard], overflowed=False)  # others are known to be ready, or so it seems: no lane finds this one
+    claims.look_from_the_front = lambda: None  # type: ignore[method-assign]
+    claims._front_due = dict.fromkeys(claims._front_due, float("inf"))
+    looks.wanted = True
+    assert looks.claim(room.measure(free, free)) == []
+    assert rest.pause([]) == 0
+    assert [task.id for task in looks.claim(room.measure(free, free))] == [heard]
