@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from flask import Flask, Response, request
 
-ALLOW_HEADERS = "Authorization, Content-Type, If-None-Match, Range, X-Request-ID"
-EXPOSE_HEADERS = "Location, ETag, Content-Disposition, Content-Length, Retry-After, X-Request-ID"
+ALLOW_HEADERS = "Authorization, Content-Type, If-Match, If-None-Match, If-Range, Range, X-Request-ID"
+EXPOSE_HEADERS = (
+    "Location, ETag, Content-Disposition, Content-Length, Accept-Ranges, Content-Range, Retry-After, X-Request-ID"
+)
 
 #: Seconds a browser may remember a preflight's answer.
 MAX_AGE = "600"

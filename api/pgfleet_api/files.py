@@ -83,8 +83,10 @@ def _attachment(file: BinaryIO, filename: str, size: int, sha256: str, media: st
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Accept-Ranges"] = "bytes"
     _cached(response, sha256)
+    # Judged already; Werkzeug takes If-Match: * for an ETag.
+    environ = {k: v for k, v in request.environ.items() if k not in ("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH")}
     try:
-        response.make_conditional(request.environ, accept_ranges=_one_range(size), complete_length=size)
+        response.make_conditional(environ, accept_ranges=_one_range(size), complete_length=size)
     except BaseException:
         file.close()
         raise

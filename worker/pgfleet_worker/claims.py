@@ -2,10 +2,10 @@
 
 A lane is a (type, priority); its watermark is the last id this worker claimed there. Behind it the claim costs the same
 however many dead entries a long transaction keeps at the queue's front. What lands before it (a late commit, a retried
-task) or in a lane not yet known (another priority) is found by the id in its notification, or by a look from the front,
-which may have to walk all those dead entries: so what such looks take beyond an ordinary claim is at most a thirtieth of
-the time, and where one takes much it is made beside the work (see overlooked.py). Beyond: where the network or the machine is
-slow, so is everything, and not looking would help nobody.
+task) or in a lane not yet known (another priority) is found by the id in its notification, where nothing else is known to
+be ready, or by a look from the front, which may have to walk all those dead entries: so what such looks take beyond an
+ordinary claim is at most a thirtieth of the time, and where one takes much it is made beside the work (see overlooked.py).
+Beyond: where the network or the machine is slow, so is everything, and not looking would help nobody.
 """
 
 from __future__ import annotations

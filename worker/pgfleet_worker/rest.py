@@ -138,7 +138,10 @@ class Rest:
         if self._looking:
             # Who created before hearing that we sleep told nobody: look once more now, and whenever one of them has committed.
             before = self._unheard
-            self._unheard = self._creators() if before is None else before & self._creators()
+            now_creating = self._creators()
+            if before is not None:  # one that is prepared (two-phase commit) is called otherwise from then on
+                now_creating = {name for name in now_creating if name in before or name.startswith("-1/")}
+            self._unheard = now_creating
             if self._unheard == before:
                 self._vigil = min(self._vigil * VIGIL_GROWS, MOST_VIGIL)
                 return self._vigil
