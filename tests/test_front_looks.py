@@ -72,16 +72,25 @@ def test_where_everything_is_slow_looks_are_as_frequent_as_ever(claims: Claims, 
     assert claims.front_in < A_THIRTIETH / 4
 
 
+#: Slots of which none is taken.
+FREE: Any = SimpleNamespace(busy={})
+
+
+def parts(database: Database, claims: Claims, *, slots: int = 1, poll: float = 600) -> tuple[Looks, Rest, Room, Turns]:
+    """Of a worker what decides when it looks; not the loop, but what the loop asks."""
+    settings = database.settings(poll=poll)
+    attempts: Any = SimpleNamespace(worker=WORKER)
+    room, turns = Room(slots, {"echo": Pace()}), Turns(1)
+    looks = Looks(settings, log.get(), claims, attempts, room)
+    return looks, Rest(settings, looks, attempts, room, turns, lambda: 0), room, turns
+
+
 @pytest.mark.parametrize("what", ["a delayed task", "a task left to others", "the poll"])
 def test_a_worker_that_owes_a_dear_look_rests_no_longer_than_until_what_is_due(
     database: Database, claims: Claims, proxy: Proxy, what: str
 ) -> None:
-    settings = database.settings(poll=0.5 if what == "the poll" else 600)
-    attempts: Any = SimpleNamespace(worker=WORKER)
-    room, turns = Room(1, {"echo": Pace()}), Turns(1)
-    looks = Looks(settings, log.get(), claims, attempts, room)
-    rest = Rest(settings, looks, attempts, room, turns, lambda: 0)
-    room.measure(SimpleNamespace(busy={}), SimpleNamespace(busy={}))  # type: ignore[arg-type]
+    looks, rest, room, turns = parts(database, claims, poll=0.5 if what == "the poll" else 600)
+    room.measure(FREE, FREE)
     while rest.pause([]) == 0:  # once more after it lay down, and its first poll
         pass
     look_over_a_slow_link(claims, proxy)
@@ -101,12 +110,8 @@ def test_a_worker_that_owes_a_dear_look_rests_no_longer_than_until_what_is_due(
 def test_a_worker_that_lay_down_looks_once_more_whenever_one_ends_who_may_have_created_unheard(
     database: Database, claims: Claims, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = database.settings(poll=600)
-    attempts: Any = SimpleNamespace(worker=WORKER)
-    room, turns = Room(1, {"echo": Pace()}), Turns(1)
-    looks = Looks(settings, log.get(), claims, attempts, room)
-    rest = Rest(settings, looks, attempts, room, turns, lambda: 0)
-    room.measure(SimpleNamespace(busy={}), SimpleNamespace(busy={}))  # type: ignore[arg-type]
+    looks, rest, room, _ = parts(database, claims)
+    room.measure(FREE, FREE)
     looked: list[bool] = []
     monkeypatch.setattr(looks, "once_more", lambda: looked.append(True))
     first, second, later = (database.connect(autocommit=False) for _ in range(3))
@@ -132,25 +137,20 @@ def test_a_worker_that_lay_down_looks_once_more_whenever_one_ends_who_may_have_c
 def test_what_was_heard_while_others_were_known_to_be_ready_is_asked_for_before_the_worker_rests(
     database: Database, claims: Claims
 ) -> None:
-    settings = database.settings(poll=600)
-    attempts: Any = SimpleNamespace(worker=WORKER)
-    room, turns = Room(3, {"echo": Pace()}), Turns(1)
-    looks = Looks(settings, log.get(), claims, attempts, room)
-    rest = Rest(settings, looks, attempts, room, turns, lambda: 0)
-    free: Any = SimpleNamespace(busy={})
-    while rest.pause(looks.claim(room.measure(free, free))) == 0:  # once more after it lay down, and its first poll
+    looks, rest, room, _ = parts(database, claims, slots=3)
+    while rest.pause(looks.claim(room.measure(FREE, FREE))) == 0:  # once more after it lay down, and its first poll
         pass
     looks.promote_due = float("inf")
     assert rest.pause([]) > 1
     conn = database.connect()
     urgent = tasks.create(conn, "echo", created_by=1, priority=5)
     looks.heard([urgent], overflowed=False)
-    assert [task.id for task in looks.claim(room.measure(free, free))] == [urgent]
+    assert [task.id for task in looks.claim(room.measure(FREE, FREE))] == [urgent]
     heard = tasks.create(conn, "echo", created_by=1)
     looks.heard([heard], overflowed=False)  # others are known to be ready, or so it seems: no lane finds this one
     claims.look_from_the_front = lambda: None  # type: ignore[method-assign]
     claims._front_due = dict.fromkeys(claims._front_due, float("inf"))
     looks.wanted = True
-    assert looks.claim(room.measure(free, free)) == []
+    assert looks.claim(room.measure(FREE, FREE)) == []
     assert rest.pause([]) == 0
-    assert [task.id for task in looks.claim(room.measure(free, free))] == [heard]
+    assert [task.id for task in looks.claim(room.measure(FREE, FREE))] == [heard]
