@@ -12,7 +12,7 @@ import pytest
 
 from pgfleet import tasks
 from tests.support.database import Database
-from tests.support.following import ended, register
+from tests.support.following import begun, ended, register
 from tests.support.processes import Processes
 from tests.support.workers import HANDLERS, sleeping, worker
 
@@ -101,7 +101,7 @@ def test_an_exit_within_an_async_handler_fails_its_task_and_leaves_the_others_ru
     worker(processes, "--types", "exits_within_async,gated_async")
     gate = tmp_path / "gate"
     other = tasks.create(conn, "gated_async", {"gate": str(gate)}, created_by=1)
-    wait_until(lambda: Path(f"{gate}.begun").exists())
+    wait_until(begun(gate))
     for _ in range(2):
         row = wait_until(ended(conn, tasks.create(conn, "exits_within_async", created_by=1)))
         assert row["status"] == "failure"
@@ -166,7 +166,7 @@ def test_more_urgent_tasks_go_first_then_older_ones(
         for priority in (0, 5, -5)
     }
     worker(processes, "--types", "marks,gated", "--concurrency", "1")
-    wait_until(lambda: Path(f"{gate}.begun").exists())
+    wait_until(begun(gate))
     gate.touch()
     wait_until(lambda: tasks.find(conn, type=["marks"], status=["success"]).total == len(ids))
     order = [int(line.split()[0]) for line in file.read_text().splitlines()]

@@ -88,9 +88,7 @@ def parsed(text: str | None) -> Any:
 
 def _finite(number: str) -> float:
     value = float(number)
-    if math.isinf(value):
-        raise ValueError(f"{number} is no number here, and would be told as Infinity, which is no JSON")
-    return value
+    return value if math.isfinite(value) else _refuse(number)  # it would be told as Infinity
 
 
 def _refuse(constant: str) -> Any:

@@ -181,7 +181,7 @@ def echo_slowly(task: Task) -> None:
 
 @handler("lasts")
 def lasts(task: Task) -> None:
-    """Takes a tenth of a second."""
+    """Takes a tenth of a second: its work, and too long to be claimed ahead of its turn."""
     time.sleep(0.1)
 
 
