@@ -6,6 +6,7 @@ import time
 
 from pgfleet_worker.aio import AsyncSlots
 from pgfleet_worker.attempt import Pace
+from pgfleet_worker.claims import OTHERS, SHORT_ONES
 from pgfleet_worker.outcome import Claimed, Success
 from pgfleet_worker.room import MOST_AHEAD, MOST_AT_ONCE, Room
 from pgfleet_worker.slots import ThreadSlots
@@ -32,3 +33,17 @@ def test_short_tasks_are_claimed_in_portions_however_much_room_there_is() -> Non
 
     room.take(tasks[:MOST_AT_ONCE], more=True)
     assert room.has_more, "the rest of the room is claimed at once"
+
+
+def test_types_that_are_not_short_are_asked_for_at_a_claim_that_must_ask_for_all() -> None:
+    short, long = Pace(), Pace()
+    short.observe(0.001)
+    long.observe(1.0)
+    room = Room(10, {"short": short, "long": long})
+    kinds = []
+    for all_types in (False, False, True):
+        room.measure(ThreadSlots(10, lambda task: None), AsyncSlots(10, _nothing, lambda task: None))
+        if room._long_due:
+            room._long_due += 1000  # the pause between two looks for others goes on
+        kinds.append([ask.kind for ask in room.asks(thorough=False, all_types=all_types)])
+    assert kinds == [[OTHERS, SHORT_ONES], [SHORT_ONES], [OTHERS, SHORT_ONES]]

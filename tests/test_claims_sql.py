@@ -40,6 +40,11 @@ WAYS = {
         "select id from claim_tasks(%(worker)s, '{job,tea}', %(n)s,"
         " lane_types => '{job,tea,job}', lane_priorities => '{0,0,9}', lane_after => '{0,0,0}')",
     ),
+    "lanes and ids": (
+        ("job", "tea"),
+        "select id from claim_tasks(%(worker)s, '{job,tea}', %(n)s, ids => array(select id from tasks),"
+        " lane_types => '{job}', lane_priorities => '{0}', lane_after => '{0}')",
+    ),
 }
 
 
@@ -126,6 +131,50 @@ def test_several_lanes_share_one_quantity_by_urgency(database: Database) -> None
     )
     assert column(conn, query, WORKER) == [urgent, plain[0]]
     assert column(conn, query, WORKER) == plain[1:]
+
+
+#: A claim by ids and behind the watermark of `job`'s lane of priority 0.
+BOTH = "select id from claim_tasks(%s, %s, %s, ids => %s, lane_types => '{job}', lane_priorities => '{0}', lane_after => %s)"
+
+
+def test_lanes_and_ids_are_claimed_in_one_order(database: Database) -> None:
+    conn, _ = fleet(database)
+    passed = create(conn)
+    mark = create(conn)
+    low, behind, last = create(conn, priority=-1), create(conn), create(conn)
+    urgent, near, far = create(conn, "tea", priority=9), create(conn, node="node"), create(conn, node="elsewhere")
+    ids = [low, far, near, urgent, passed, passed, behind, 404]
+    assert column(conn, BOTH, WORKER, ["job", "tea"], 3, ids, [mark]) == [urgent, passed, behind]
+    assert column(conn, BOTH, WORKER, ["job", "tea"], 9, ids, [mark]) == [last, near, low]
+    assert [status(conn, id) for id in (mark, far)] == ["fresh", "fresh"]
+
+
+def test_ids_are_left_to_their_lane_where_it_leads_to_them(database: Database) -> None:
+    first, second = fleet(database)
+    ids = [create(first) for _ in range(4)]
+    with first.transaction():
+        assert column(first, BOTH, WORKER, ["job"], 2, ids, [0]) == ids[:2]
+        assert column(second, BOTH, OTHER, ["job"], 2, ids, [0]) == ids[2:]
+
+
+def test_a_worker_that_takes_only_what_names_its_node_gets_that_of_lanes_and_ids(database: Database) -> None:
+    conn, _ = fleet(database)
+    conn.execute("update workers set only_targeted = true where id = %s", [WORKER])
+    plain, near = create(conn), create(conn, node="node")
+    assert column(conn, BOTH, WORKER, ["job"], 9, [plain, near], [0]) == [near]
+
+
+def test_a_limit_counts_over_lanes_and_ids_together(database: Database) -> None:
+    conn, _ = fleet(database)
+    conn.execute("select configure_type('job', max_running => 3)")
+    passed, mark, behind = (create(conn) for _ in range(3))
+    urgent = [create(conn, priority=9) for _ in range(2)]
+    free = create(conn, "tea")
+    ids = [passed, *urgent, free]
+    assert column(conn, BOTH, WORKER, ["job", "tea"], 9, ids, [mark]) == [*urgent, passed, free]
+    assert column(conn, BOTH, WORKER, ["job", "tea"], 9, ids, [mark]) == []
+    conn.execute("select configure_type('job', max_running => 4)")
+    assert column(conn, BOTH, WORKER, ["job", "tea"], 9, ids, [mark]) == [behind]
 
 
 def test_ids_of_other_types_or_other_statuses_are_left_alone(database: Database) -> None:

@@ -134,23 +134,32 @@ def test_a_worker_that_lay_down_looks_once_more_whenever_one_ends_who_may_have_c
     later.commit()
 
 
-def test_what_was_heard_while_others_were_known_to_be_ready_is_asked_for_before_the_worker_rests(
-    database: Database, claims: Claims
+def test_what_others_went_before_is_asked_for_before_the_worker_rests(
+    database: Database, claims: Claims, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks, rest, room, _ = parts(database, claims, slots=3)
-    while rest.pause(looks.claim(room.measure(FREE, FREE))) == 0:  # once more after it lay down, and its first poll
+    monkeypatch.setattr("pgfleet_worker.looks.FRONT_PAUSE", 60.0)
+    looks, rest, room, _ = parts(database, claims, slots=2)
+    conn = database.connect()
+    tasks.create(conn, "echo", created_by=1, priority=5)
+
+    def turn() -> list[int]:
+        claimed = looks.claim(room.measure(FREE, FREE))
+        room.drop(claimed)
+        pauses.append(rest.pause(claimed))
+        return [task.id for task in claimed]
+
+    pauses: list[float] = []
+    while turn() or pauses[-1] == 0:  # once more after it lay down, and its first poll
         pass
     looks.promote_due = float("inf")
-    assert rest.pause([]) > 1
-    conn = database.connect()
-    urgent = tasks.create(conn, "echo", created_by=1, priority=5)
-    looks.heard([urgent], overflowed=False)
-    assert [task.id for task in looks.claim(room.measure(FREE, FREE))] == [urgent]
-    heard = tasks.create(conn, "echo", created_by=1)
-    looks.heard([heard], overflowed=False)  # others are known to be ready, or so it seems: no lane finds this one
     claims.look_from_the_front = lambda: None  # type: ignore[method-assign]
     claims._front_due = dict.fromkeys(claims._front_due, float("inf"))
-    looks.wanted = True
-    assert looks.claim(room.measure(FREE, FREE)) == []
-    assert rest.pause([]) == 0
-    assert [task.id for task in looks.claim(room.measure(FREE, FREE))] == [heard]
+    urgent = [tasks.create(conn, "echo", created_by=1, priority=5) for _ in range(3)]
+    heard = tasks.create(conn, "echo", created_by=1)
+    looks.heard(urgent[:1], overflowed=False)
+    assert turn() == urgent[:1]
+    looks.heard([heard], overflowed=False)
+    assert turn() == urgent[1:]
+    assert turn() == []
+    assert pauses[-1] == 0
+    assert turn() == [heard]

@@ -115,13 +115,13 @@ def test_claims_go_on_while_a_dear_look_is_under_way(
     gate.close()
     found = over(claims, rung)
     assert (found.ids, found.all) == ([passed], True)
-    assert ids(claims.overlooked(WORKER, found.ids, 9)) == [passed]
+    assert ids(claims.by_ids(WORKER, found.ids, 9)) == [passed]
 
 
 def test_what_is_found_in_no_lane_makes_one(conn: Connection, claims: Claims, rung: threading.Event) -> None:
     both = [create(conn, "other") for _ in range(2)]
     assert claims.next(WORKER, 9) == []
-    assert ids(claims.overlooked(WORKER, over(claims, rung).ids, 9)) == both
+    assert ids(claims.by_ids(WORKER, over(claims, rung).ids, 9)) == both
     third = create(conn, "other")
     assert ids(claims.next(WORKER, 9)) == [third]
 
@@ -135,7 +135,7 @@ def test_a_task_for_this_node_moves_no_lane_past_what_is_ready_there(
     claims.next(WORKER, 0)
     found = over(claims, rung)
     assert found.ids == [near]
-    assert ids(claims.overlooked(WORKER, found.ids, 9)) == [near]
+    assert ids(claims.by_ids(WORKER, found.ids, 9)) == [near]
     assert ids(claims.next(WORKER, 9)) == [before, behind]
 
 
@@ -186,46 +186,82 @@ def test_a_look_under_way_is_not_enough_for_one_that_must_leave_nothing_out(
     assert claims.front_in > 20
 
 
+@pytest.fixture
+def looks(database: Database, claims: Claims) -> Looks:
+    attempts: Any = SimpleNamespace(worker=WORKER)
+    return Looks(database.settings(), log.get(), claims, attempts, Room(9, {"job": Pace(), "other": Pace()}))
+
+
+def look(looks: Looks, room: int) -> list[int]:
+    """The ids claimed in a turn of a worker with so many free slots, all given back to it at once."""
+    made = looks._room
+    made._slots = room
+    made.measure(SimpleNamespace(busy={}), SimpleNamespace(busy={}))  # type: ignore[arg-type]
+    claimed = looks.claim(room)
+    made.drop(claimed)
+    return ids(claimed)
+
+
 @pytest.mark.parametrize("room", [1, 9])
 def test_a_worker_takes_what_was_found_as_it_has_room_and_owes_no_look_that_began_since(
-    conn: Connection, database: Database, claims: Claims, rung: threading.Event, wait_until: Wait, room: int
+    conn: Connection, looks: Looks, rung: threading.Event, wait_until: Wait, room: int
 ) -> None:
-    attempts: Any = SimpleNamespace(worker=WORKER)
-    looks = Looks(database.settings(), log.get(), claims, attempts, Room(9, {"job": Pace(), "other": Pace()}))
     looks.heard([], overflowed=True)
     assert looks.owed
     passed = [create(conn) for _ in range(3)]
-    looks._room.measure(SimpleNamespace(busy={}), SimpleNamespace(busy={}))  # type: ignore[arg-type]
-    assert looks.claim(room) == []
+    assert look(looks, room) == []
     assert rung.wait(40)
     taken: list[int] = []
-    wait_until(lambda: taken.extend(ids(looks.claim(room))) or len(taken) == len(passed))  # type: ignore[func-returns-value]
+    wait_until(lambda: taken.extend(look(looks, room)) or len(taken) == len(passed))  # type: ignore[func-returns-value]
     assert taken == passed
     assert not looks.owed
 
 
 def test_where_others_took_the_first_of_what_was_found_the_rest_is_taken(
-    conn: Connection, database: Database, claims: Claims, rung: threading.Event
+    conn: Connection, looks: Looks, rung: threading.Event
 ) -> None:
-    attempts: Any = SimpleNamespace(worker=WORKER)
-    looks = Looks(database.settings(), log.get(), claims, attempts, Room(9, {"job": Pace(), "other": Pace()}))
     passed = [create(conn) for _ in range(4)]
-    looks._room.measure(SimpleNamespace(busy={}), SimpleNamespace(busy={}))  # type: ignore[arg-type]
-    assert looks.claim(2) == []
+    assert look(looks, 2) == []
     assert rung.wait(40)
     assert claim(conn, 2, worker=register(conn, OTHER)) == passed[:2]
     looks.wanted = False
-    assert ids(looks.claim(2)) == passed[2:]
+    assert look(looks, 2) == passed[2:]
+
+
+def test_what_was_found_does_not_go_before_what_is_more_urgent(
+    conn: Connection, claims: Claims, looks: Looks, rung: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgfleet_worker.looks.FRONT_PAUSE", 0.0)
+    passed = [create(conn) for _ in range(2)]
+    mark = create(conn, priority=5)
+    assert ids(claims.front(WORKER, 1)) == [mark]
+    urgent = [create(conn, priority=5) for _ in range(5)]
+    assert look(looks, 2) == urgent[:2]
+    assert rung.wait(40)
+    assert look(looks, 2) == urgent[2:4]
+    assert look(looks, 2) == [urgent[4], passed[0]]
+    assert look(looks, 2) == [passed[1]]
+
+
+def test_a_more_urgent_task_that_is_heard_of_passes_what_is_known_to_be_ready_at_once(
+    conn: Connection, claims: Claims, looks: Looks, gate: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgfleet_worker.looks.FRONT_PAUSE", 0.0)
+    mark = create(conn)
+    assert ids(claims.front(WORKER, 1)) == [mark]
+    backlog = [create(conn) for _ in range(5)]
+    assert look(looks, 2) == backlog[:2]
+    urgent, near, low = create(conn, "other", priority=5), create(conn, node="node"), create(conn, priority=-1)
+    looks.heard([urgent, near, low], overflowed=False)
+    assert look(looks, 2) == [urgent, backlog[2]]
+    assert look(looks, 9) == [*backlog[3:], near, low]
+    assert not claims.from_front
 
 
 def test_a_look_that_began_before_it_was_owed_leaves_it_owed(
-    conn: Connection, database: Database, claims: Claims, rung: threading.Event, gate: Connection
+    conn: Connection, looks: Looks, rung: threading.Event, gate: Connection
 ) -> None:
-    attempts: Any = SimpleNamespace(worker=WORKER)
-    room = Room(9, {"job": Pace(), "other": Pace()})
-    looks = Looks(database.settings(), log.get(), claims, attempts, room)
-    room.measure(SimpleNamespace(busy={}), SimpleNamespace(busy={}))  # type: ignore[arg-type]
-    looks.claim(9)
+    look(looks, 9)
     looks.heard([], overflowed=True)
     gate.close()
     assert rung.wait(40)

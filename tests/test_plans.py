@@ -30,6 +30,7 @@ CALLS = {
     "claim, one lane": f"select * from claim_tasks('w', '{{a}}', 100, {A_LANE})",
     "claim, several lanes": f"select * from claim_tasks('w', '{{a,b}}', 100, {LANES})",
     "claim, by id": f"select * from claim_tasks('w', '{{a,b}}', 100, ids => {IDS % (9000, 9099)})",
+    "claim, lanes and ids": f"select * from claim_tasks('w', '{{a,b}}', 100, ids => {IDS % (4000, 4099)}, {LANES})",
     "claim, targeted": "select * from claim_tasks('aimed', '{a}', 100)",
     "claim, targeted among several types": "select * from claim_tasks('aimed', '{a,b,d}', 100)",
     "claim, targeted by id": f"select * from claim_tasks('aimed', '{{a}}', 100, ids => {IDS % (ROWS + 1, ROWS + 100)})",

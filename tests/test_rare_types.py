@@ -43,7 +43,7 @@ def test_they_are_found_from_the_front_and_by_their_ids_and_never_behind_waterma
     rare, job = create(conn, "rare"), create(conn)
     assert [task.id for task in claims.next(WORKER, 9)] == [job]
     assert not claims.from_front
-    assert [task.id for task in claims.notified(WORKER, [rare], 9)] == [rare]
+    assert [task.id for task in claims.by_ids(WORKER, [rare], 9)] == [rare]
     conn.execute("select finish_tasks(%s, %s, '{1}', null)", [WORKER, [rare]])
     create(conn, "rare")
     assert claims.next(WORKER, 9) == []

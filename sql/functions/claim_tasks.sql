@@ -5,6 +5,7 @@
 --   ids     those just notified, by primary key;
 --   lanes   (type, priority, after): only what lies behind the caller's watermark, its last claim in that lane;
 --   neither from the front: finds everything, and may be slow; the worker bounds how often (see worker/README.md).
+-- Lanes and ids together are one claim in one order: of the ids, what no lane leads to.
 -- A task that names a node is for that node's workers, found by its id and from the front; lanes pass over it.
 --
 -- Types with a max_running: see room_under_limits. Types without one pay a look at an index that is nearly empty.
@@ -32,7 +33,6 @@ declare
     limits text[];        -- those of the types that have one
     waits boolean;        -- is there any of these to claim?
     one text;
-    full_types text[];    -- nothing of these may be claimed now
     limited_types text[];
     rooms integer[];      -- how many of each of limited_types may
     caps integer[];       -- the same for each of `types`; null: as many as there are
@@ -61,7 +61,7 @@ begin
     foreach one in array limits loop
         types := array_remove(types, one);
     end loop;
-    if ids is not null then
+    if ids is not null and lane_types is null then
         -- "is not distinct from" keeps the planner off tasks_fresh, which it would walk whole for each id while it
         -- knows nothing of a new backlog (2 million comparisons for 100 ids among 20,000).
         chosen := array(
@@ -82,31 +82,19 @@ begin
                 (select from tasks t where t.status = 'fresh' and t.node = own_node and t.type = y.type
                  order by t.priority desc, t.id limit 1)) first);
     else
-        waits := limits <> '{}';
+        waits := limits && lane_types or limits <> '{}' and exists (
+            select from tasks t where t.id = any (ids) and t.status is not distinct from 'fresh' and t.type = any (limits));
     end if;
     if waits then
-        select * into full_types, limited_types, rooms
-        from room_under_limits(limits, own_node, ids, lane_types, lane_priorities, lane_after);
+        select r.limited_types, r.rooms into limited_types, rooms
+        from room_under_limits(limits, own_node, ids, lane_types, lane_priorities, lane_after) r;
         types := types || limited_types;
         caps := array(select rooms[array_position(limited_types, y)] from unnest(types) y);
     end if;
 
-    if ids is not null and caps is not null then  -- of all types after all, in one order
-        chosen := array(
-            select t.id from tasks t
-            where t.status is not distinct from 'fresh' and t.id = any (array(
-                select n.id from (
-                    select t.id, t.type, t.priority,
-                           row_number() over (partition by t.type order by t.priority desc, t.id) as nth
-                    from tasks t
-                    where t.id = any (ids) and t.status is not distinct from 'fresh' and t.type = any (types)
-                      and case when t.node is null then not only_targeted else t.node = own_node end) n
-                where n.nth <= coalesce(caps[array_position(types, n.type)], n.nth)
-                order by n.priority desc, n.id limit quantity))
-            for update skip locked);
-    elsif ids is not null then
+    if ids is not null and lane_types is null and caps is null then
         null;  -- chosen above
-    elsif lane_types is null then
+    elsif ids is null and lane_types is null then
         if cardinality(types) = 1 and caps is null and not only_targeted and not exists (
             select from tasks t where t.status = 'fresh' and t.node = own_node and t.type = types[1])
         then
@@ -145,32 +133,7 @@ begin
                         for update skip locked) targeted) l
                 order by l.priority desc, l.id);
         end if;
-    elsif only_targeted then
-        return;  -- lanes hold nothing that names a node
-    elsif caps is not null then
-        chosen := array(
-            select l.id from (
-                select c.type, c.priority, c.after, count(*) as share from (
-                    select n.type, n.priority, n.id, n.after from (
-                        select f.type, f.priority, f.id, y.after, rooms[array_position(limited_types, y.type)] as cap,
-                               row_number() over (partition by f.type order by f.priority desc, f.id) as nth
-                        from unnest(lane_types, lane_priorities, lane_after) y(type, priority, after) cross join lateral (
-                            select t.type, t.priority, t.id from tasks t
-                            where t.status = 'fresh' and t.node is null
-                              and t.type = y.type and t.priority = y.priority and t.id > y.after
-                            order by t.id limit quantity) f
-                        where y.type <> all (full_types)) n
-                    where n.nth <= coalesce(n.cap, n.nth)
-                    order by n.priority desc, n.id limit quantity) c
-                group by c.type, c.priority, c.after) s
-            cross join lateral (
-                select t.id, t.priority from tasks t
-                where t.status = 'fresh' and t.node is null
-                  and t.type = s.type and t.priority = s.priority and t.id > s.after
-                order by t.id limit s.share
-                for update skip locked) l
-            order by l.priority desc, l.id);
-    elsif cardinality(lane_types) = 1 then
+    elsif ids is null and cardinality(lane_types) = 1 and caps is null and not only_targeted then
         chosen := array(
             select t.id from tasks t
             where t.status = 'fresh' and t.node is null
@@ -179,22 +142,44 @@ begin
             for update skip locked);
     else
         chosen := array(
+            with told as materialized (
+                select t.type, t.priority, t.id from tasks t
+                where t.id = any (ids) and t.status is not distinct from 'fresh' and t.type = any (types)
+                  and case when t.node is null then not only_targeted else t.node = own_node end
+                  and (t.node is not null or not exists (
+                      select from unnest(lane_types, lane_priorities, lane_after) y(type, priority, after)
+                      where y.type = t.type and y.priority = t.priority and t.id > y.after)))
             select l.id from (
-                select c.type, c.priority, c.after, count(*) as share from (
-                    select f.type, f.priority, f.id, y.after
-                    from unnest(lane_types, lane_priorities, lane_after) y(type, priority, after) cross join lateral (
-                        select t.type, t.priority, t.id from tasks t
-                        where t.status = 'fresh' and t.node is null
-                          and t.type = y.type and t.priority = y.priority and t.id > y.after
-                        order by t.id limit quantity) f
+                select c.type, c.priority, c.after, count(*) as share,
+                       array_agg(c.id) filter (where c.after is null) as told
+                from (
+                    select f.type, f.priority, f.id, f.after from unnest(types, caps) y(type, cap) cross join lateral (
+                        select * from (
+                            (select n.type, n.priority, n.id, s.after
+                             from unnest(lane_types, lane_priorities, lane_after) s(type, priority, after)
+                             cross join lateral (
+                                 select t.type, t.priority, t.id from tasks t
+                                 where t.status = 'fresh' and t.node is null
+                                   and t.type = s.type and t.priority = s.priority and t.id > s.after
+                                 order by t.id limit least(quantity, y.cap)) n
+                             where s.type = y.type and not only_targeted)  -- lanes hold nothing that names a node
+                            union all
+                            (select t.type, t.priority, t.id, null from told t where t.type = y.type)) either
+                        order by either.priority desc, either.id limit least(quantity, y.cap)) f
                     order by f.priority desc, f.id limit quantity) c
                 group by c.type, c.priority, c.after) s
             cross join lateral (
-                select t.id, t.priority from tasks t
-                where t.status = 'fresh' and t.node is null
-                  and t.type = s.type and t.priority = s.priority and t.id > s.after
-                order by t.id limit s.share
-                for update skip locked) l
+                select * from (
+                    select t.id, t.priority from tasks t
+                    where t.status = 'fresh' and t.node is null
+                      and t.type = s.type and t.priority = s.priority and t.id > s.after
+                    order by t.id limit s.share
+                    for update skip locked) of_lane
+                union all
+                select * from (
+                    select t.id, t.priority from tasks t
+                    where t.id = any (s.told) and t.status is not distinct from 'fresh'
+                    for update skip locked) by_id) l
             order by l.priority desc, l.id);
     end if;
 

@@ -16,7 +16,8 @@ as $$
 #variable_conflict use_column
 declare
     having_limits text[];
-    wanted text[];
+    wanted text[] := '{}';
+    behind text[];
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'Types with max_running can be claimed in read committed transactions only.' using
@@ -29,16 +30,7 @@ begin
         wanted := array(
             select distinct t.type from tasks t
             where t.id = any (ids) and t.status is not distinct from 'fresh' and t.type = any (having_limits));
-    elsif lane_types is not null then
-        wanted := array(
-            select distinct y.type from unnest(lane_types, lane_priorities, lane_after) y(type, priority, after)
-            cross join lateral (  -- not "exists", which may become a join that reads every fresh row
-                select from tasks t
-                where t.status = 'fresh' and t.node is null
-                  and t.type = y.type and t.priority = y.priority and t.id > y.after
-                order by t.id limit 1) first
-            where y.type = any (having_limits));
-    else
+    elsif lane_types is null then
         wanted := array(
             select distinct y.type from unnest(having_limits) y(type) cross join lateral (
                 (select from tasks t where t.status = 'fresh' and t.node is null and t.type = y.type
@@ -47,11 +39,19 @@ begin
                 (select from tasks t where t.status = 'fresh' and t.node = room_under_limits.node and t.type = y.type
                  order by t.priority desc, t.id limit 1)) first);
     end if;
+    if lane_types is not null then
+        behind := array(
+            select distinct y.type from unnest(lane_types, lane_priorities, lane_after) y(type, priority, after)
+            cross join lateral (  -- not "exists", which may become a join that reads every fresh row
+                select from tasks t
+                where t.status = 'fresh' and t.node is null
+                  and t.type = y.type and t.priority = y.priority and t.id > y.after
+                order by t.id limit 1) first
+            where y.type = any (having_limits) and y.type <> all (wanted));
+        wanted := wanted || array(select y from unnest(behind) y where room_of_type(y) > 0);
+    end if;
 
     limited_types := '{}';
-    if ids is null and lane_types is not null then
-        wanted := array(select y from unnest(wanted) y where room_of_type(y) > 0);
-    end if;
     if wanted <> '{}' then
         perform pg_advisory_xact_lock(7440, 'tasks'::regclass::oid::integer);
         select array_agg(r.type), array_agg(r.room) into limited_types, rooms

@@ -23,6 +23,8 @@ select * from claim_tasks($1, $2, $3)
 select * from claim_tasks($1, $2, $3, ids => $4)
 -- name: claim_lanes
 select * from claim_tasks($1, $2, $3, lane_types => $4, lane_priorities => $5, lane_after => $6)
+-- name: claim_lanes_and_ids
+select * from claim_tasks($1, $2, $3, lane_types => $4, lane_priorities => $5, lane_after => $6, ids => $7)
 -- name: finish
 select finish_tasks(%s, %s, %s, %s::text[], %s::double precision[], %s::bigint[])
 -- name: finish_export

@@ -2,10 +2,10 @@
 
 A lane is a (type, priority); its watermark is the last id this worker claimed there. Behind it the claim costs the same
 however many dead entries a long transaction keeps at the queue's front. What lands before it (a late commit, a retried
-task) or in a lane not yet known (another priority) is found by the id in its notification, where nothing else is known to
-be ready, or by a look from the front, which may have to walk all those dead entries: so what such looks take beyond an
-ordinary claim is at most a thirtieth of the time, and where one takes much it is made beside the work (see overlooked.py).
-Beyond: where the network or the machine is slow, so is everything, and not looking would help nobody.
+task) or in a lane not yet known (another priority) is found by the id in its notification, in one claim and one order with
+what the lanes lead to, or by a look from the front, which may have to walk all those dead entries: so what such looks take
+beyond an ordinary claim is at most a thirtieth of the time, and where one takes much it is made beside the work (see
+overlooked.py). Beyond: where the network or the machine is slow, so is everything, and not looking would help nobody.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Claims:
         self._types = text_array([*types, *apart])
         self._apart = frozenset(apart)
         self._meanwhile = meanwhile
+        self._found: Collection[int] = ()
         self._known_then: Collection[Lane] = ()
         self._beside = Overlooked(settings, [*types, *apart], ring)
         self._statements: dict[str, Prepared] = {}
@@ -84,10 +85,12 @@ class Claims:
         self.conn = db.connect(self._settings, "pgfleet claim", synchronous_commit="off", engine=True)
         queries = sql.queries("workers")
         self._statements = {
-            name: Prepared(self.conn, name, queries[name]) for name in ("claim_ids", "claim_lanes", "claim_front")
+            name: Prepared(self.conn, name, queries[name])
+            for name in ("claim_ids", "claim_lanes", "claim_lanes_and_ids", "claim_front")
         }
         self._lanes.clear()
         self._notified.clear()
+        self._found = ()
         self._front_due.clear()
         self._excess.clear()
         self._cost.clear()
@@ -100,20 +103,27 @@ class Claims:
             self.conn.close()
         self.conn = None
 
-    def notified(self, worker: str, ids: Sequence[int], quantity: int) -> list[Claimed]:
-        """Claim of ``ids`` what is still ready and ours to take.
-
-        Tells nothing of what lies before these ids: they become watermarks only once a look found no more.
-        """
+    def by_ids(
+        self, worker: str, ids: Sequence[int], quantity: int, types: tuple[str, ...] | None = None
+    ) -> list[Claimed]:
+        """Claim of ``ids`` what is still ready and ours to take, up to ``quantity``."""
         began = time.monotonic()
-        claimed = self._claim("claim_ids", worker, self._types, quantity, number_array(ids), meanwhile=self._meanwhile)
+        named = text_array(types) if types else self._types
+        claimed = self._claim("claim_ids", worker, named, quantity, number_array(ids), meanwhile=self._meanwhile)
         self.took(time.monotonic() - began)
-        self._raise(self._notified, claimed)
+        self._raise_told(claimed)
         return claimed
 
-    def next(self, worker: str, quantity: int, types: tuple[str, ...] | None = None, kind: str = ALL) -> list[Claimed]:
+    def next(
+        self,
+        worker: str,
+        quantity: int,
+        types: tuple[str, ...] | None = None,
+        kind: str = ALL,
+        ids: Sequence[int] = (),
+    ) -> list[Claimed]:
         """Claim up to ``quantity`` tasks, of ``types`` only where given: from the front when a look of this ``kind`` is due
-        there and not dear, else behind the watermarks."""
+        there and not dear, else what lies behind the watermarks and, in one order with it, what is ready of ``ids``."""
         due = self._front_due.get(kind)
         self.from_front = due is None or time.monotonic() >= due
         if self.from_front and due is not None and self._cost.get(kind, 0.0) > DEAR:
@@ -124,13 +134,28 @@ class Claims:
             return self.front(worker, quantity, types, kind)
         lanes = [lane for lane in self._lanes if types is None or lane[0] in types]
         if not lanes:
-            return []
-        types_of, priorities = text_array(t for t, _ in lanes), number_array(p for _, p in lanes)
-        after = number_array(self._lanes[lane] for lane in lanes)
+            return self.by_ids(worker, ids, quantity, types) if ids else []
+        behind = (
+            text_array(t for t, _ in lanes),
+            number_array(p for _, p in lanes),
+            number_array(self._lanes[lane] for lane in lanes),
+        )
         began = time.monotonic()
-        claimed = self._claim("claim_lanes", worker, self._lane_types, quantity, types_of, priorities, after)
+        if not ids:
+            claimed = self._claim("claim_lanes", worker, self._lane_types, quantity, *behind)
+            self.took(time.monotonic() - began)
+            self._advance(claimed, exhausted=len(claimed) < quantity, types=types)
+            return claimed
+        named = text_array(types) if types else self._types
+        claimed = self._claim("claim_lanes_and_ids", worker, named, quantity, *behind, number_array(ids))
         self.took(time.monotonic() - began)
-        self._advance(claimed, exhausted=len(claimed) < quantity, types=types)
+        known = set(lanes)
+        self._raise_told([task for task in claimed if _LANE(task) not in known])
+        # One that names a node may lie far behind what is ready in its lane: until all of it is claimed, those without an id
+        # of ours alone tell how far it has been.
+        exhausted, told = len(claimed) < quantity, set(ids)
+        led = [task for task in claimed if _LANE(task) in known and (exhausted or task.id not in told)]
+        self._advance(led, exhausted=exhausted, types=types)
         return claimed
 
     def front(self, worker: str, quantity: int, types: tuple[str, ...] | None = None, kind: str = ALL) -> list[Claimed]:
@@ -145,7 +170,7 @@ class Claims:
         """A look beside the work that is over, once."""
         found = self._beside.end()
         if found is not None:
-            self._known_then = found.lanes.keys()
+            self._found, self._known_then = frozenset(found.ids), found.lanes.keys()
             for kind in [kind for kind, due in self._front_due.items() if due == UNDER_WAY]:
                 if found.seconds is None:
                     self._cost.pop(kind, None)  # the next is a claim, whose failure is seen
@@ -156,15 +181,6 @@ class Claims:
                 if found.began < self._asked:
                     self._front_due[kind] = 0.0
         return found
-
-    def overlooked(self, worker: str, ids: Sequence[int], quantity: int) -> list[Claimed]:
-        """Claim up to ``quantity`` of what a look beside the work found.
-
-        Where it knew no watermark it left nothing out before them; in a lane, all that is ready there.
-        """
-        claimed = self._claim("claim_ids", worker, self._types, quantity, number_array(ids))
-        self._raise(self._lanes, [task for task in claimed if _LANE(task) not in self._known_then])
-        return claimed
 
     def _looked(self, kind: str, seconds: float) -> None:
         """A look from the front took so long: when is the next one due?"""
@@ -215,6 +231,15 @@ class Claims:
             self._notified.clear()
         while len(self._lanes) > MOST_LANES:
             del self._lanes[next(iter(self._lanes))]
+
+    def _raise_told(self, claimed: list[Claimed]) -> None:
+        """What was claimed by its id tells nothing of what lies before it: a watermark only once a look found no more.
+
+        But where a look from the front beside the work knew no watermark, it left nothing out before what it found.
+        """
+        found = [task for task in claimed if task.id in self._found and _LANE(task) not in self._known_then]
+        self._raise(self._lanes, found)
+        self._raise(self._notified, [task for task in claimed if task not in found] if found else claimed)
 
     def _raise(self, lanes: dict[Lane, int], claimed: list[Claimed]) -> None:
         # In the order claimed a lane's ids ascend. A lane goes to the end of the dict, so that the first is the least

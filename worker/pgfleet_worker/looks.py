@@ -9,7 +9,7 @@ from pgfleet.log import Logger
 from pgfleet.settings import Settings
 from pgfleet_worker.attempt import Attempts
 from pgfleet_worker.bell import MOST_IDS
-from pgfleet_worker.claims import Claims
+from pgfleet_worker.claims import ALL, FRONT_PAUSE, OTHERS, SHORT_ONES, Claims
 from pgfleet_worker.outcome import Claimed
 from pgfleet_worker.room import Room
 from pgfleet_worker.unheld import Unheld
@@ -18,6 +18,8 @@ from pgfleet_worker.unheld import Unheld
 NAP = 0.001
 #: Seconds between looks at a due task that somebody else has locked.
 LOCKED = 0.1
+#: The most ids kept that others went before. Each costs a claim that asks for it 1.5 µs, once in FRONT_PAUSE seconds.
+MOST_KEPT = 2 * MOST_IDS
 
 
 class Looks:
@@ -30,8 +32,10 @@ class Looks:
         self._attempts = attempts
         self._room = room
         self._queries = sql.queries("workers")
-        self._notified: list[int] = []
-        self._overlooked: list[int] = []
+        self._heard: list[int] = []
+        #: Ids that a look beside the work has found, or that others went before; and when a claim next asks for them.
+        self._kept: list[int] = []
+        self._kept_due = 0.0
         self._due_soon: list[float] = []
         self._unheld = Unheld(settings, log, attempts, room)
         self._learn_due = 0.0
@@ -69,15 +73,20 @@ class Looks:
     @property
     def has_heard(self) -> bool:
         """Have ids been notified that no claim has asked for yet?"""
-        return bool(self._notified)
+        return bool(self._heard)
+
+    @property
+    def knows_ids(self) -> bool:
+        """Are there such ids, or others that may still be ready?"""
+        return bool(self._heard or self._kept)
 
     def heard(self, ids: list[int], *, overflowed: bool) -> None:
         """These ids were notified; ``overflowed``: and more than are worth telling apart."""
         if overflowed:
             self._owe()
-        self._notified += ids
-        if len(self._notified) > MOST_IDS:  # we are full and others are not told apart: look when there is room
-            self._notified.clear()
+        self._heard += ids
+        if len(self._heard) > MOST_IDS:  # we are full and others are not told apart: look when there is room
+            self._heard.clear()
             self._owe()
 
     def _owe(self) -> None:
@@ -124,46 +133,69 @@ class Looks:
         self.promote_due = time.monotonic() + pause
 
     def claim(self, room: int) -> list[Claimed]:
-        """Claim what there is ``room`` for: the ids notified where no others are known to be ready, or what the looks find."""
+        """Claim what there is ``room`` for: by the ids known, where nothing else is known to be ready, or whatever is more
+        urgent of these and what the looks find."""
         worker = self._attempts.worker
         if (found := self._claims.found()) is not None:
-            self._overlooked = found.ids
+            self._keep(found.ids)
+            self._kept_due = 0.0
             self.owed = self.owed and not (found.all and found.began >= self._owed_since)
-        # While more is known to be ready, the looks find these in their turn: by their ids they would go before what is more
-        # urgent, for as long as others come.
-        if self._notified and room > 0 and (self._room.found_all or not self.wanted):
-            ids, self._notified = self._notified, []
-            claimed = self._claims.notified(worker, ids, room)
-            if len(claimed) < len(ids):
-                # Somebody else has the rest, or they are not due: then we must know when. And where many came at once,
-                # there may be more than were told of.
-                self.promote_due = min(self.promote_due, time.monotonic() + NAP)
-            if len(ids) > 1:
-                self._owe()
+        if self.knows_ids and room > 0 and (self._room.found_all or not self.wanted):
+            ids = self._ask_for(kept=True)
+            claimed = self._claims.by_ids(worker, ids, room)
+            self._asked_for(ids, claimed, all=len(claimed) < room)
             if claimed:
                 return self._room.take(claimed, more=True)  # start them first; the next turn looks for more
-        if self._overlooked and room > 0:
-            ids, self._overlooked = self._overlooked, []
-            claimed = self._claims.overlooked(worker, ids, room)
-            if len(claimed) == room:
-                mine = {task.id for task in claimed}
-                self._overlooked = [id for id in ids if id not in mine]
-            if claimed:
-                return self._room.take(claimed, more=True)
         if not self.wanted:
             return []
         taken: list[Claimed] = []
         looks: list[bool] = []
+        through: set[str] = set()
+        known: list[int] | None = None
         thorough, self.thorough = self.thorough, False
-        for ask in self._room.asks(thorough=thorough):
+        kept = bool(self._kept) and time.monotonic() >= self._kept_due
+        for ask in self._room.asks(thorough=thorough, all_types=kept):
+            if known is None:
+                known = self._ask_for(kept=kept)
             try:
-                claimed = self._claims.next(worker, ask.quantity, ask.types, ask.kind)
+                claimed = self._claims.next(worker, ask.quantity, ask.types, ask.kind, known)
             except Exception:
                 # What this turn has claimed before would be held, and known to no slot: let the next reconcile free it.
                 self._room.drop(taken)
                 raise
             looks.append(self._claims.from_front)
+            if len(claimed) < ask.quantity:
+                through.add(ask.kind)
             taken += self._room.take(claimed, more=len(claimed) == ask.quantity)
         if looks and all(looks):
             self.owed = False
+        if known:
+            self._asked_for(known, taken, all=ALL in through or through == {SHORT_ONES, OTHERS})
         return taken
+
+    def _ask_for(self, *, kept: bool) -> list[int]:
+        """The ids to ask for now: those heard since, and with ``kept`` all others that may be ready."""
+        ids, self._heard = self._heard, []
+        if len(ids) > 1:
+            self._owe()  # many came at once: there may be more than were told of
+        if kept:
+            ids, self._kept = list(dict.fromkeys(self._kept + ids)), []
+        return ids
+
+    def _asked_for(self, ids: list[int], claimed: list[Claimed], *, all: bool) -> None:
+        """These were; ``all``: whatever of them is ready has been claimed, else others may have gone before it."""
+        mine = {task.id for task in claimed}
+        rest = [id for id in ids if id not in mine]
+        if not all:
+            if not self._kept:
+                self._kept_due = time.monotonic() + FRONT_PAUSE
+            self._keep(rest)
+        elif rest:
+            # Somebody else has the rest, or they are not due: then we must know when.
+            self.promote_due = min(self.promote_due, time.monotonic() + NAP)
+
+    def _keep(self, ids: list[int]) -> None:
+        self._kept = list(dict.fromkeys(ids + self._kept))
+        if len(self._kept) > MOST_KEPT:
+            del self._kept[MOST_KEPT:]
+            self._owe()

@@ -125,7 +125,7 @@ class Rest:
         if self._queued():
             self._idle_since = now  # claimed ahead and not begun: that is not idle, and the slots want tending
             return NAP
-        if self._looks.has_heard and self._room.found_all and not self._room.is_full:
+        if self._looks.knows_ids and self._room.found_all and not self._room.is_full:
             return 0.0  # they waited while others were known to be ready, and are now to be asked for
         if not self.asleep:
             if not self._spare and now - self._idle_since < IDLE:

@@ -172,8 +172,8 @@ class Room:
         self._left = self._concurrency + self._ahead - self._count()
         return self._left
 
-    def asks(self, *, thorough: bool) -> Iterator[Ask]:
-        """What to claim now, in this order; ``thorough`` leaves nothing out that there is room for.
+    def asks(self, *, thorough: bool, all_types: bool = False) -> Iterator[Ask]:
+        """What to claim now, in this order; ``thorough`` leaves nothing out that there is room for, ``all_types`` no type.
 
         Nothing ahead: what fits, of all types. Else the short types ahead of their turn, in whole batches, and beside them
         the others, each for a slot it can have: a backlog of short tasks must not keep them out.
@@ -189,7 +189,7 @@ class Room:
         others = tuple(type for type in self._paces if type not in self._short)
         for_others = self._concurrency - self._count(others)
         now = time.monotonic()
-        if for_others > 0 and (thorough or now >= self._long_due):
+        if for_others > 0 and (thorough or all_types or now >= self._long_due):
             self._long_due = now + LONG_PAUSE
             yield Ask(for_others, others, OTHERS)
         if self._left >= (1 if thorough else self._least):
