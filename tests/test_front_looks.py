@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pgfleet import log, tasks
+from pgfleet_worker import claims as claims_module
 from pgfleet_worker.attempt import Pace
 from pgfleet_worker.claims import Claims
 from pgfleet_worker.looks import Looks
@@ -105,6 +106,26 @@ def test_a_worker_that_owes_a_dear_look_rests_no_longer_than_until_what_is_due(
         pass
     assert claims.front_in > 1
     assert pause <= 0.5
+
+
+def test_a_worker_with_work_for_a_moment_says_that_it_is_awake_unless_lying_down_again_is_dear(
+    database: Database, claims: Claims, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgfleet_worker.rest.BUSY", 0.0)
+    monkeypatch.setattr(claims_module, "FRONT_PAUSE", 0.0)
+    _, rest, room, _ = parts(database, claims)
+    task: Any = SimpleNamespace()
+    for dear in (False, True):
+        if dear:
+            look_over_a_slow_link(claims, proxy)
+            look_over_a_slow_link(claims, proxy)
+        room.measure(FREE, FREE)
+        while rest.pause([]) == 0:  # it lies down
+            pass
+        until = time.monotonic() + 0.05
+        while time.monotonic() < until:
+            rest.pause([task])
+        assert rest.asleep is dear
 
 
 def test_a_worker_that_lay_down_looks_once_more_whenever_one_ends_who_may_have_created_unheard(

@@ -188,11 +188,16 @@ class Claims:
         # Of the last two looks the cheaper counts: dead entries slow both, a link that stood still for a while only one.
         cost = min(excess, self._excess.get(kind, excess))
         self._excess[kind], self._cost[kind] = excess, cost
-        self._front_due[kind] = time.monotonic() + min(MOST_FRONT_PAUSE, max(FRONT_PAUSE, cost / FRONT_SHARE))
+        self._front_due[kind] = time.monotonic() + _pause_for(cost)
 
     def took(self, seconds: float) -> None:
         """So long took a statement on this connection that has nothing to walk: what all of them take at least."""
         self.usual += (seconds - self.usual) * 0.2
+
+    @property
+    def front_pause(self) -> float:
+        """Seconds between two looks from the front of the dearest kind."""
+        return _pause_for(max(self._cost.values(), default=0.0))
 
     @property
     def front_in(self) -> float:
@@ -248,3 +253,7 @@ class Claims:
         for lane, id in last.items():
             if lane[0] not in self._apart:
                 lanes[lane] = max(id, lanes.pop(lane, id))
+
+
+def _pause_for(cost: float) -> float:
+    return min(MOST_FRONT_PAUSE, max(FRONT_PAUSE, cost / FRONT_SHARE))

@@ -66,6 +66,11 @@ class Looks:
         """Seconds until a look from the front is affordable."""
         return self._claims.front_in
 
+    @property
+    def front_pause(self) -> float:
+        """Seconds between two looks from the front that are affordable."""
+        return self._claims.front_pause
+
     def due_in(self, seconds: float) -> None:
         """A task will be due in so many seconds; from any thread."""
         self._due_soon.append(time.monotonic() + seconds)
