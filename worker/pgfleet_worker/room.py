@@ -164,8 +164,11 @@ class Room:
             t for t, p in self._paces.items() if p.mean is not None and p.mean < SHORT and t not in self._apart
         ]
         self._ahead = 0
-        if self._short and now >= self._no_ahead_until and self._stuck(threads, coroutines, now) < self._slots:
-            self._ahead = min(MOST_AHEAD, max(self._concurrency, round(self._rate * max(AHEAD, self._lag))))
+        if self._short and now >= self._no_ahead_until:
+            stuck = self._stuck(threads, coroutines, now)
+            if stuck < self._slots:  # what longer tasks hold is no room for short ones
+                least = max(1, self._concurrency - stuck)
+                self._ahead = min(MOST_AHEAD, max(least, round(self._rate * max(AHEAD, self._lag))))
         self._least = max(
             1, self._ahead // 4
         )  # ahead, whole batches: a round trip for one slot costs more than it brings
