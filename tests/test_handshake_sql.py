@@ -189,3 +189,16 @@ def test_a_task_that_becomes_ready_again_is_notified(database: Database, back: s
             heard(ear)
             conn.execute("select rescue_tasks()")
     assert heard(ear) == [id]
+
+
+def test_when_a_retry_is_due_is_told_to_all_that_sleep(database: Database) -> None:
+    conn, ear = database.connect(), listener(database)
+    register(conn)
+    id = put(conn, "started", max_retries=3)
+    heard(ear)
+    conn.execute("select fail_task(%s, %s, 1, 'no', retry_in => '1 minute')", [WORKER, id])
+    assert heard(ear) == [id]
+    sleep(conn, False)
+    other = put(conn, "started", max_retries=3)
+    conn.execute("select fail_task(%s, %s, 1, 'no', retry_in => '1 minute')", [WORKER, other])
+    assert heard(ear) == []

@@ -1,6 +1,7 @@
 -- started -> waiting while it has retries left, else failure; cancelled where somebody asked for that; only for the
 -- attempt that holds it. `error` is for the reader, `error_detail` for operators. `give_up` skips the retries,
--- `retry_in` sets the delay. The checkpoint stays: the next attempt goes on from it.
+-- `retry_in` sets the delay. The checkpoint stays: the next attempt goes on from it. Sleepers are told of a retry, so that its
+-- due time is not known to a worker alone that may be gone by then.
 create or replace function fail_task(
     worker text, id bigint, attempt integer, error text, error_detail text default null,
     give_up boolean default false, retry_in interval default null,
@@ -41,6 +42,7 @@ begin
         task.peak_memory := fail_task.peak_memory;
         perform keep_attempt(task);
         task.status := 'waiting';
+        perform ring_bell(array[task.id]);
     end if;
     status := task.status;
     run_at := task.run_at;
