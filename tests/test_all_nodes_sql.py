@@ -223,6 +223,70 @@ def test_a_retry_lets_the_parent_begin_anew_and_sum_up_anew(database: Database, 
     assert summary(conn, parent) == {"a": "success", "b": "success"}
 
 
+def test_failures_are_counted_anew_of_parent_and_parts_where_asked(database: Database) -> None:
+    conn = fleet(database)
+    parent = tasks.create_for_all_nodes(conn, "job", created_by=1)
+    made = parts(conn, parent)
+    for node in NODES:
+        run(conn, node, made[node], fail=True)
+    counts = "select failure_count from tasks order by id"
+    assert column(conn, counts) == [1, 1, 1]
+    tasks.retry(conn, parent)
+    assert column(conn, counts) == [1, 1, 1]
+    for node in NODES:
+        run(conn, node, made[node], fail=True)
+    tasks.retry(conn, parent, reset_failure_count=True)
+    assert column(conn, counts) == [0, 0, 0]
+
+
+def test_a_run_that_found_no_node_is_made_for_all_that_live_when_it_is_retried(database: Database) -> None:
+    conn = database.connect()
+    conn.execute("select register_type('job')")
+    conn.execute(
+        "select put_schedule('all', 'job', '\"x\"', all_nodes => true, max_retries => 3, timeout => '9 s', created_by => 7)"
+    )
+    id = value(conn, "select trigger_schedule('all')")
+    assert status(conn, id) == "failure"
+    assert sqlstate(conn, "select retry_task(%s)", id) == "PF003"
+    assert status(conn, id) == "failure"
+    for node in NODES:
+        register(conn, node)
+    tasks.retry(conn, id)
+    row = task(conn, id)
+    assert (row["status"], row["attempt"], row["error"], row["created_by"]) == ("started", 2, None, 7)
+    made = parts(conn, id)
+    assert list(made) == list(NODES)
+    part = task(conn, made["a"])
+    assert (part["data"], part["max_retries"], part["timeout"].total_seconds()) == ('"x"', 3, 9)
+    for node in NODES:
+        run(conn, node, made[node])
+    assert status(conn, id) == "success"
+    conn.execute("select end_runs()")
+    assert column(conn, "select (failures, successes)::text from schedules") == ["(1,1)"]
+
+
+def test_a_parents_retry_policy_is_that_of_its_parts(database: Database) -> None:
+    conn = fleet(database)
+    parent = tasks.create_for_all_nodes(conn, "job", created_by=1)
+    made = parts(conn, parent)
+    run(conn, "a", made["a"])
+    conn.execute("select configure_task(%s, 5, '1 s')", [parent])
+    assert column(conn, "select max_retries from tasks order by id") == [5, None, 5]
+
+
+def test_a_part_retried_and_called_off_at_once_is_told_of_by_its_parent(database: Database) -> None:
+    conn = fleet(database)
+    parent = tasks.create_for_all_nodes(conn, "job", created_by=1)
+    made = parts(conn, parent)
+    for node in NODES:
+        run(conn, node, made[node], fail=True)
+    with conn.transaction():
+        tasks.retry(conn, made["a"])
+        conn.execute("select cancel_task(%s)", [made["a"]])
+    assert summary(conn, parent) == {"a": "cancelled", "b": "failure"}
+    assert status(conn, parent) == "failure"
+
+
 def test_an_automatic_retry_of_a_part_is_not_its_end(database: Database) -> None:
     conn = fleet(database, ("a",))
     parent = tasks.create_for_all_nodes(conn, "job", created_by=1, max_retries=1)

@@ -186,6 +186,31 @@ def test_ids_of_other_types_or_other_statuses_are_left_alone(database: Database)
     assert status(conn, tea) == "fresh"
 
 
+@pytest.mark.parametrize("orders", ["pause", "drain"])
+def test_an_order_to_take_nothing_waits_for_the_claim_under_way(database: Database, orders: str) -> None:
+    first, second = fleet(database)
+    ids = [create(first) for _ in range(3)]
+    order = "select order_worker(%s, %s)"
+    with first.transaction():
+        assert claim(first, 1) == ids[:1]
+        second.execute(order, [OTHER, orders])  # of another
+        told = Blocked(database.connect(), second, lambda: second.execute(order, [WORKER, orders]))
+    told.result()
+    assert claim(first, 9) == []
+    second.execute(order, [WORKER, "work"])
+    assert claim(first, 9) == ids[1:]
+
+
+def test_an_order_is_given_up_where_a_claim_stays_open(database: Database) -> None:
+    first, second = fleet(database)
+    second.execute("alter function order_worker set lock_timeout = '50ms'")
+    create(first)
+    with first.transaction():
+        claim(first)
+        assert sqlstate(second, "select order_worker(%s, 'pause')", WORKER) == "55P03"
+        second.execute("select order_worker(%s, 'work')", [WORKER])
+
+
 def test_a_claim_hands_over_all_that_a_handler_needs(database: Database) -> None:
     conn, _ = fleet(database)
     id = create(conn, priority=4, timeout="90.5 seconds")

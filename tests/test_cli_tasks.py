@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pgfleet import schedules
+from pgfleet import schedules, tasks
 from pgfleet.settings import Settings
 from tests.support.cli import Run, answered, on_terminal
 from tests.support.database import environment
@@ -29,6 +29,16 @@ def test_a_task_is_created_shown_cancelled_and_retried(run: Run, database: Any) 
     assert answered(run("tasks", "show", id, "--json"))["status"] == "cancelled"
     assert run("tasks", "retry", id).stdout == f"Task {id} is fresh again.\n"
     assert answered(run("tasks", "show", id, "--json"))["status"] == "fresh"
+
+
+def test_retrying_a_task_for_all_nodes_says_that_it_is_started_again(run: Run, database: Any) -> None:
+    conn = database.connect()
+    register(conn)
+    id = str(tasks.create_for_all_nodes(conn, "job", created_by=1))
+    conn.execute("select cancel_task(%s)", [id])
+    assert answered(run("tasks", "retry", id, "--json")) == [{"task_id": int(id), "status": "started"}]
+    conn.execute("select cancel_task(%s)", [id])
+    assert run("tasks", "retry", id).stdout == f"Task {id} is started again, with what of it had not succeeded.\n"
 
 
 def test_data_can_come_from_stdin_and_a_delayed_task_waits(run: Run, database: Any) -> None:

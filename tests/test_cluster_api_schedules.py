@@ -230,6 +230,17 @@ def test_retry_starts_a_new_run_of_what_has_ended_badly_and_may_reset_its_failur
     assert schedules.get(conn, "s").failures == 0
 
 
+def test_failures_beyond_those_accounted_for_at_once_are_reset_too(conn: Connection) -> None:
+    put(conn)
+    conn.execute(
+        "insert into run_ends (schedule, task, run_at, status) select 's', i, now(), 'failure' from generate_series(1, 1500) i"
+    )
+    conn.execute("select enable_schedule('s', false)")
+    conn.execute("select retry_schedule('s', true)")
+    conn.execute("select end_runs()")
+    assert schedules.get(conn, "s").failures == 0
+
+
 def test_of_two_who_retry_at_once_one_gets_a_run_and_the_other_is_told(database: Database, conn: Connection) -> None:
     put(conn)
     schedules.trigger(conn, "s")

@@ -107,7 +107,7 @@ def test_the_transition_table_covers_every_function_that_moves_a_task() -> None:
     writers = {
         path.stem for path in (sql.root() / "functions").glob("*.sql") if re.search(r"update tasks\b", path.read_text())
     }
-    of_parents = {"create_for_all_nodes", "sum_up_parts"}  # test_all_nodes_sql.py
+    of_parents = {"make_parts", "sum_up_parts"}  # test_all_nodes_sql.py
     marks = {"configure_type"}  # what runs, as counted under a limit: test_limit_changes_sql.py
     runs = {"make_run"}  # the schedule of a new task for all nodes: test_firing_sql.py
     assert writers - of_parents - marks - runs <= {action.partition(",")[0] for action in TRANSITIONS}

@@ -28,6 +28,8 @@ STATUSES = ("waiting", "fresh", "started", "success", "failure", "crashed", "can
 #: What may still run; the others have ended, until somebody retries or resumes them.
 UNFINISHED = ("waiting", "fresh", "started")
 SORTABLE = ("id", "type", "status", "priority", "created_at", "updated_on", "started_at", "run_at", "attempt")
+#: Who holds the parent of a task for all nodes while it is started.
+ALL_NODES = "all nodes"
 MAX_BIGINT = 9_223_372_036_854_775_807
 
 

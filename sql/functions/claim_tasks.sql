@@ -38,8 +38,9 @@ declare
     caps integer[];       -- the same for each of `types`; null: as many as there are
     chosen bigint[];
 begin
-    -- deregister_worker waits for this lock: a claim on a connection that broke must not commit unseen after it. First the
-    -- lock, then the look at the lease. (`for key share` on the row would write for every claim, even an empty one.)
+    -- deregister_worker and order_worker wait for this lock: a claim on a connection that broke must not commit unseen after the
+    -- one, nor a claim that saw other orders after the other. First the lock, then the look at the lease. (`for key share` on the
+    -- row would write for every claim, even an empty one.)
     -- configure_type waits for the other: a claim that saw no limit must not commit unseen after a type's first was set.
     perform pg_advisory_xact_lock_shared(7438, hashtext(claim_tasks.worker)),
             pg_advisory_xact_lock_shared(7439, 'tasks'::regclass::oid::integer);

@@ -1,9 +1,14 @@
--- An unfinished or failed task's retry policy; null leaves a value as it is.
+-- An unfinished or failed task's retry policy, of a task for all nodes that of its parts; null leaves a value as it is.
 create or replace function configure_task(id bigint, max_retries integer default null, retry_delay interval default null)
-returns void language plpgsql as $$
+returns void language plpgsql
+set enable_seqscan = off set enable_bitmapscan = off
+as $$
 declare
-    task tasks := require_task(configure_task.id);
+    task tasks;
 begin
+    -- As in cancel_task: the parts first.
+    perform from tasks t where t.parent = configure_task.id order by t.id for update;
+    task := require_task(configure_task.id);
     if task.status in ('success', 'cancelled') then
         raise exception 'Task % can''t be configured: it is %.', task.id, task.status using errcode = 'PF003';
     end if;
@@ -16,4 +21,6 @@ begin
         -- Of a task that has ended it says when, and the history keeps that.
         updated_on = case when t.status in ('failure', 'crashed') then t.updated_on else now() end
     where t.id = task.id;
+    perform configure_task(p.id, configure_task.max_retries, configure_task.retry_delay) from tasks p
+    where p.parent = task.id and p.status not in ('success', 'cancelled');
 end $$;

@@ -1,6 +1,6 @@
 -- (nothing) -> fresh: one run of a schedule, waking the fleet. Answers null where that due time has been fired before.
--- A run for all nodes is the task made for all of them. While none lives it is a failure that says so: an event must not
--- break the transaction it is part of, nor a due time come again and again.
+-- A run for all nodes is the task made for all of them. While none lives it is a failure that says so (and a parent whose parts
+-- a retry makes): an event must not break the transaction it is part of, nor a due time come again and again.
 create or replace function make_run(its schedules, due_at timestamptz, data text) returns bigint language plpgsql
 set enable_seqscan = off set enable_bitmapscan = off
 as $$
@@ -28,9 +28,10 @@ begin
                                      timeout => its.timeout);
         update tasks t set schedule = its.name, due_at = make_run.due_at where t.id = made;
     exception when sqlstate 'PF006' then  -- no live worker serves the type
-        insert into tasks as t (type, data, created_by, priority, status, updated_on, error, schedule, due_at)
-        values (its.type, make_run.data, its.created_by, its.priority, 'failure', now(), sqlerrm,
-                its.name, make_run.due_at)
+        insert into tasks as t (type, data, created_by, priority, max_retries, retry_delay, timeout, status, worker, attempt,
+                                started_at, updated_on, error, schedule, due_at)
+        values (its.type, make_run.data, its.created_by, its.priority, its.max_retries, its.retry_delay, its.timeout,
+                'failure', 'all nodes', 1, now(), now(), sqlerrm, its.name, make_run.due_at)
         returning t.id into made;
         insert into run_ends (schedule, task, run_at, status) values (its.name, made, now(), 'failure');
     end;

@@ -14,7 +14,9 @@ begin
             errcode = 'PF003', detail = 'Only one that is failure, crashed or cancelled can be retried.';
     end if;
     if reset_failure_count then
-        perform account_for_runs(its.name);
+        while exists (select from run_ends e where e.schedule = its.name) loop
+            perform account_for_runs(its.name);
+        end loop;
         update schedules s set failures = 0 where s.name = its.name;
     end if;
     if not its.enabled then

@@ -37,7 +37,9 @@ begin
     end if;
     ends := case when open > 0 then 'started' when bad is null then 'success' when failed then 'failure' else 'cancelled' end;
     step := format('%s of %s nodes', total - open, total);
-    if ends = whole.status and (ends <> 'started' or step = whole.current_step) then
+    if ends = whole.status and step is not distinct from whole.current_step
+       and (open > 0 or summary = whole.result)
+    then
         return;  -- told by another part that ended in this transaction
     end if;
     if whole.status <> 'started' then

@@ -197,9 +197,11 @@ def retry(ids: Sequence[int], reset_failure_count: bool, as_json: bool) -> None:
 
     def again(conn: db.Connection, id: int) -> str:
         tasks_module.retry(conn, id, reset_failure_count=reset_failure_count)
-        return "fresh"
+        # A parent goes on with its parts; anything else waits to be claimed.
+        return "started" if tasks_module.get(conn, id)["worker"] == tasks_module.ALL_NODES else "fresh"
 
-    each(ids, "retry", again, {"fresh": "is fresh again"}, quiet=as_json).end(as_json)
+    said = {"fresh": "is fresh again", "started": "is started again, with what of it had not succeeded"}
+    each(ids, "retry", again, said, quiet=as_json).end(as_json)
 
 
 @tasks.command()
