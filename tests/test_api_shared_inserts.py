@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -150,6 +151,37 @@ class Clients:
         for thread in self._threads:
             thread.join(40)
             assert not thread.is_alive()
+
+
+def test_requests_that_wait_for_a_keys_holder_leave_threads_to_the_others(
+    database: Database, settings: Settings, wait_until: Callable[..., Any]
+) -> None:
+    app = create_app(replace(settings, api_threads=2))
+    headers = {"Authorization": f"Bearer {tokens.mint(settings, 1)}"}
+
+    def post() -> TestResponse:
+        body = {"type": "csv_export", "unique_key": "k"}
+        return app.test_client().post("/v1/tasks", json=body, headers=headers)
+
+    holder, watcher = database.connect(autocommit=False), database.connect()
+    tasks.create(holder, "csv_export", created_by=1, unique_key="k")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(post)
+        waiting = (
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        )
+        wait_until(lambda: value(watcher, waiting) == 1)
+        refused = post()
+        assert (refused.status_code, "unique_key" in refused.text, "Retry-After" in refused.headers) == (
+            503,
+            True,
+            True,
+        )
+        assert not first.done()
+        holder.rollback()
+        assert first.result().status_code == 202
+    assert post().status_code == 200
+    app.extensions[KEY].close()
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def create_app(settings: Settings) -> Flask:
         settings=settings,
         connections=connections,
         notifier=notifier,
-        creator=Creator(connections, notifier),
+        creator=Creator(connections, notifier, keyed=max(1, settings.api_threads // 2)),
         verifier=_verifier(settings),
         counters=Counters(),
     )
