@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 
 from pgfleet import errors, firing, schedules
@@ -299,6 +300,19 @@ def test_a_run_on_all_nodes_is_one_run_with_a_part_for_each(database: Database) 
     conn.execute("select finish_tasks(%s, array(select id from tasks where worker = %s), '{1}', '{r}')", [OTHER, OTHER])
     state = schedules.get(conn, "s")
     assert (state.successes, state.running, state.last_task) == (1, 0, id)
+
+
+def test_of_two_who_trigger_at_once_above_read_committed_one_is_refused(database: Database) -> None:
+    conn = fleet(database, Schedule("s", "job", (HOURLY,)))
+    other = database.connect(autocommit=False)
+    other.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    other.execute("select from schedules")
+    schedules.trigger(conn, "s")
+    with pytest.raises(psycopg.errors.SerializationFailure):
+        schedules.trigger(other, "s")
+    other.rollback()
+    with pytest.raises(errors.RunUnfinished):
+        schedules.trigger(other, "s")
 
 
 def test_a_run_on_all_nodes_without_a_node_is_a_failure_that_says_so(database: Database) -> None:
