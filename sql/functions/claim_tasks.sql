@@ -134,14 +134,36 @@ begin
                         for update skip locked) targeted) l
                 order by l.priority desc, l.id);
         end if;
-    elsif ids is null and cardinality(lane_types) = 1 and caps is null and not only_targeted then
+    elsif only_targeted and ids is null then
+        return;  -- lanes hold nothing that names a node
+    elsif ids is null and caps is null and cardinality(lane_types) = 1 then
         chosen := array(
             select t.id from tasks t
             where t.status = 'fresh' and t.node is null
               and t.type = lane_types[1] and t.priority = lane_priorities[1] and t.id > lane_after[1]
             order by t.id limit quantity
             for update skip locked);
+    elsif ids is null and caps is null then
+        chosen := array(
+            select l.id from (
+                select c.type, c.priority, c.after, count(*) as share from (
+                    select f.type, f.priority, f.id, y.after
+                    from unnest(lane_types, lane_priorities, lane_after) y(type, priority, after) cross join lateral (
+                        select t.type, t.priority, t.id from tasks t
+                        where t.status = 'fresh' and t.node is null
+                          and t.type = y.type and t.priority = y.priority and t.id > y.after
+                        order by t.id limit quantity) f
+                    order by f.priority desc, f.id limit quantity) c
+                group by c.type, c.priority, c.after) s
+            cross join lateral (
+                select t.id, t.priority from tasks t
+                where t.status = 'fresh' and t.node is null
+                  and t.type = s.type and t.priority = s.priority and t.id > s.after
+                order by t.id limit s.share
+                for update skip locked) l
+            order by l.priority desc, l.id);
     else
+        -- Under limits, and of ids and lanes together: each type's own in one order, and then all.
         chosen := array(
             with told as materialized (
                 select t.type, t.priority, t.id from tasks t
@@ -163,7 +185,7 @@ begin
                                  where t.status = 'fresh' and t.node is null
                                    and t.type = s.type and t.priority = s.priority and t.id > s.after
                                  order by t.id limit least(quantity, y.cap)) n
-                             where s.type = y.type and not only_targeted)  -- lanes hold nothing that names a node
+                             where s.type = y.type and not only_targeted)
                             union all
                             (select t.type, t.priority, t.id, null from told t where t.type = y.type)) either
                         order by either.priority desc, either.id limit least(quantity, y.cap)) f
