@@ -1,7 +1,8 @@
 -- started -> waiting while it has retries left, else failure; cancelled where somebody asked for that; only for the
 -- attempt that holds it. `error` is for the reader, `error_detail` for operators. `give_up` skips the retries,
 -- `retry_in` sets the delay. The checkpoint stays: the next attempt goes on from it. Sleepers are told of a retry, so that its
--- due time is not known to a worker alone that may be gone by then.
+-- due time is not known to a worker alone that may be gone by then; but not a crowd of them (shared/pgfleet/crowd.py): waking all of it
+-- is dear, and some of its polls, which they share, comes in time.
 create or replace function fail_task(
     worker text, id bigint, attempt integer, error text, error_detail text default null,
     give_up boolean default false, retry_in interval default null,
@@ -42,7 +43,9 @@ begin
         task.peak_memory := fail_task.peak_memory;
         perform keep_attempt(task);
         task.status := 'waiting';
-        perform ring_bell(array[task.id]);
+        if fleet_sleepers() <= 20 then
+            perform ring_bell(array[task.id]);
+        end if;
     end if;
     status := task.status;
     run_at := task.run_at;
