@@ -60,24 +60,3 @@ def test_types_that_are_not_short_are_asked_for_at_a_claim_that_must_ask_for_all
             room._long_due += 1000  # the pause between two looks for others goes on
         kinds.append([ask.kind for ask in room.asks(thorough=False, all_types=all_types)])
     assert kinds == [[OTHERS, SHORT_ONES], [SHORT_ONES], [OTHERS, SHORT_ONES]]
-
-
-def test_a_blocked_event_loop_holds_up_coroutines_alone_whatever_the_threads_settle() -> None:
-    short, awaited = Pace(), Pace()
-    for pace in (short, awaited):
-        pace.observe(0.001)
-    room = Room(10, {"short": short, "awaited": awaited}, coroutine_types={"awaited"})
-    threads = ThreadSlots(10, lambda task: None)
-    coroutines = AsyncSlots(10, _nothing, lambda task: None)
-    room.measure(threads, coroutines)
-    assert [(ask.types, ask.quantity) for ask in room.asks(thorough=True)] == [(None, 20)]
-    coroutines.asked = time.monotonic() - 1
-    settled = Claimed(1, "short", None, 1, 1, 0, 0, None, None)
-    room.take([settled], more=True)
-    room.acknowledge([Success(settled.id, settled.attempt, "w", "short", None)])
-    assert (room.held_up(threads), room.held_up(coroutines)) == (False, True)
-    room.measure(threads, coroutines)
-    assert [ask.types for ask in room.asks(thorough=True)] == [("awaited",), ("short",)]
-    coroutines.asked = None  # for a second nothing is claimed ahead for them, but for threads
-    room.measure(threads, coroutines)
-    assert [ask.types for ask in room.asks(thorough=True)] == [("awaited",), ("short",)]

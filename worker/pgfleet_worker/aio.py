@@ -62,19 +62,6 @@ class AsyncSlots:
         """Tasks that have not begun."""
         return len(self._queue)
 
-    @property
-    def blocked_for(self) -> float:
-        """Seconds for which a handler has kept the loop from what was offered."""
-        asked = self.asked
-        return 0.0 if asked is None else time.monotonic() - asked
-
-    @property
-    def held_for(self) -> float:
-        """Seconds since when no coroutine could have begun: as many as may are at longer tasks, or one blocks the loop."""
-        began = list(self.busy.values())
-        held = time.monotonic() - max(began) if len(began) >= self.size else 0.0
-        return max(held, self.blocked_for)
-
     def take_back(self) -> list[Claimed]:
         """Empty the queue: the tasks that have not begun."""
         back = []

@@ -65,10 +65,7 @@ class Life(ABC):
         self._coroutines = AsyncSlots(
             settings.concurrency, self._attempts.run_async, lambda task: self._give_back([task])
         )
-        self._coroutine_types = {name for name, handler in handlers.items() if handler.is_async}
-        self._room = Room(
-            settings.concurrency, self._attempts.paces, self._attempts.abandoned, chores, self._coroutine_types
-        )
+        self._room = Room(settings.concurrency, self._attempts.paces, self._attempts.abandoned, chores)
         self._turns = Turns(settings.concurrency)
         self._claims = Claims(
             settings, list(handlers), list(chores), meanwhile=self._threads.stir, ring=self._bell.ring

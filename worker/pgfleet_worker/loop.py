@@ -32,6 +32,7 @@ class Worker(Life):
         keeper: Keeper | None = None,
     ) -> None:
         super().__init__(settings, handlers, schedules, listen=listen, keeper=keeper)
+        self._async = {name for name, handler in handlers.items() if handler.is_async}
         self._put_off = False
 
     def _turn(self) -> None:
@@ -78,22 +79,19 @@ class Worker(Life):
     def _hand_out(self, claimed: list[Claimed]) -> None:
         if not claimed:
             return
-        for_threads = (
-            [task for task in claimed if task.type not in self._coroutine_types] if self._coroutine_types else claimed
-        )
+        for_threads = [task for task in claimed if task.type not in self._async] if self._async else claimed
         if for_threads:
             self._threads.offer(for_threads, self._room.threads_for(for_threads))
         if len(for_threads) < len(claimed):
-            self._coroutines.offer(task for task in claimed if task.type in self._coroutine_types)
+            self._coroutines.offer(task for task in claimed if task.type in self._async)
 
     def _tend(self) -> None:
         """See to the slots: more threads where those at work are stuck; what can't start soon goes back."""
         if not self._threads.queued and not self._coroutines.queued:
             return
         self._threads.wake(self._room.threads_lacking(self._threads))
-        for slots in (self._threads, self._coroutines):
-            if slots.queued and self._room.held_up(slots):
-                self._give_back(slots.take_back())
+        if self._room.held_up(self._threads, self._coroutines):
+            self._give_back(self._threads.take_back() + self._coroutines.take_back())
 
     def _listen(self, timeout: float) -> None:
         until = time.monotonic() + min(timeout, HEED)

@@ -49,8 +49,6 @@ STUCK = 0.002
 #: known.
 HELD_UP = 0.05
 
-Slots = ThreadSlots | AsyncSlots
-
 # A batch is entered column by column, without a line of Python a task.
 _ID, _TYPE, _ENTRY = itemgetter(0), itemgetter(1), itemgetter(4, 1)
 
@@ -67,8 +65,7 @@ class Ask:
 class Room:
     """Knows what is held and decides what to claim. The loop's thread claims; the settler's acknowledges.
 
-    ``apart`` are rare types, which are never claimed ahead: they must not change how the others are claimed. The
-    handlers of ``coroutine_types`` are coroutines.
+    ``apart`` are rare types, which are never claimed ahead: they must not change how the others are claimed.
     ``held`` is the worker's own record of its claims, {id: (attempt, type)}: what the table says beyond it is a claim whose
     answer was lost (see ``release_unheld``).
     """
@@ -79,11 +76,9 @@ class Room:
         paces: Mapping[str, Pace],
         abandoned: Collection[object] = (),
         apart: Collection[str] = (),
-        coroutine_types: Collection[str] = (),
     ) -> None:
         self._slots = slots
         self._apart = apart
-        self._coroutine_types = coroutine_types
         self._abandoned = abandoned  # each holds a slot for as long as its thread goes on
         self._concurrency = slots
         self._paces = paces
@@ -99,7 +94,8 @@ class Room:
         self._more = False
         self._rate = 0.0
         self._window = (time.monotonic(), 0)
-        self._no_ahead_until: dict[Slots, float] = {}
+        self._moved = (0.0, 0)
+        self._no_ahead_until = 0.0
         self._long_due = 0.0
         self._short: list[str] = []
         self._ahead = 0
@@ -168,8 +164,11 @@ class Room:
             t for t, p in self._paces.items() if p.mean is not None and p.mean < SHORT and t not in self._apart
         ]
         self._ahead = 0
-        if self._short:
-            self._claim_ahead(threads, coroutines, now)
+        if self._short and now >= self._no_ahead_until:
+            stuck = self._stuck(threads, coroutines, now)
+            if stuck < self._slots:  # what longer tasks hold is no room for short ones
+                least = max(1, self._concurrency - stuck)
+                self._ahead = min(MOST_AHEAD, max(least, round(self._rate * max(AHEAD, self._lag))))
         self._least = max(
             1, self._ahead // 4
         )  # ahead, whole batches: a round trip for one slot costs more than it brings
@@ -257,27 +256,23 @@ class Room:
         stuck = sum(1 for since in began if now - since > STUCK)
         return 2 * stuck + 1 - len(began) if threads.queued else 0
 
-    def held_up(self, slots: Slots) -> bool:
-        """Has none of them taken what is queued for a while? Then stop claiming ahead for them, too."""
-        if slots.held_for < max(HELD_UP, self._lag):
+    def held_up(self, threads: ThreadSlots, coroutines: AsyncSlots) -> bool:
+        """Are tasks queued that no slot has taken for a while? Then stop claiming ahead, too."""
+        now = time.monotonic()
+        if self._stuck(threads, coroutines, now) < self._slots or self._moved[1] != self._acknowledged:
+            self._moved = (now, self._acknowledged)
             return False
-        self._no_ahead_until[slots] = time.monotonic() + 1.0
+        if now - self._moved[0] < max(HELD_UP, self._lag):
+            return False
+        self._no_ahead_until = now + 1.0
         return True
 
-    def _claim_ahead(self, threads: ThreadSlots, coroutines: AsyncSlots, now: float) -> None:
-        """Decide how much, of short types whose slots longer tasks have not taken."""
-        held: dict[Slots, int] = {
-            threads: sum(1 for since in list(threads.busy.values()) if now - since > SHORT),
-            coroutines: sum(1 for since in list(coroutines.busy.values()) if now - since > 2 * SHORT),
-        }
-        if coroutines.blocked_for > 2 * SHORT:
-            held[coroutines] = self._slots  # no other can begin
-        slots_of = {t: coroutines if t in self._coroutine_types else threads for t in self._short}
-        open_to = {s for s, n in held.items() if n < self._slots and now >= self._no_ahead_until.get(s, 0.0)}
-        self._short = [t for t in self._short if slots_of[t] in open_to]
-        if self._short:
-            least = self._concurrency - max(held[slots_of[t]] for t in self._short)
-            self._ahead = min(MOST_AHEAD, max(1, least, round(self._rate * max(AHEAD, self._lag))))
+    def _stuck(self, threads: ThreadSlots, coroutines: AsyncSlots, now: float) -> int:
+        asked = coroutines.asked
+        if asked is not None and now - asked > 2 * SHORT:
+            return self._slots  # a handler blocks the loop: no other can begin
+        held = sum(1 for since in list(threads.busy.values()) if now - since > SHORT)
+        return max(held, sum(1 for since in list(coroutines.busy.values()) if now - since > 2 * SHORT))
 
     def _measure_rate(self, now: float) -> None:
         since, acknowledged = self._window

@@ -58,12 +58,6 @@ class ThreadSlots:
         """Tasks that no thread has taken yet."""
         return len(self._queue)
 
-    @property
-    def held_for(self) -> float:
-        """Seconds since when no thread could have begun a task: all are at longer ones."""
-        began = list(self.busy.values())
-        return time.monotonic() - max(began) if len(began) >= self.size else 0.0
-
     def take_back(self) -> list[Claimed]:
         """Empty the queue: the tasks that no thread has taken."""
         back = []
