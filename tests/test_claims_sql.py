@@ -149,6 +149,16 @@ def test_lanes_and_ids_are_claimed_in_one_order(database: Database) -> None:
     assert [status(conn, id) for id in (mark, far)] == ["fresh", "fresh"]
 
 
+def test_ids_that_another_is_claiming_leave_their_places_to_others(database: Database) -> None:
+    first, second = fleet(database)
+    mark, behind = create(first), create(first)
+    urgent = [create(first, "tea", priority=9) for _ in range(4)]
+    with first.transaction():
+        assert claim(first, 2, types=["tea"]) == urgent[:2]
+        assert column(second, BOTH, OTHER, ["job", "tea"], 2, urgent, [mark]) == urgent[2:]
+    assert column(second, BOTH, OTHER, ["job", "tea"], 2, urgent, [mark]) == [behind]
+
+
 def test_ids_are_left_to_their_lane_where_it_leads_to_them(database: Database) -> None:
     first, second = fleet(database)
     ids = [create(first) for _ in range(4)]

@@ -128,6 +128,19 @@ def test_a_worker_with_work_for_a_moment_says_that_it_is_awake_unless_lying_down
         assert rest.asleep is dear
 
 
+def test_what_looks_of_a_kind_cost_that_are_made_no_more_is_forgotten(
+    claims: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims_module, "MOST_FRONT_PAUSE", 0.2)
+    claims._looked(claims_module.OTHERS, 9.0)
+    claims._looked(claims_module.OTHERS, 9.0)
+    assert claims.front_pause == 0.2
+    until = time.monotonic() + 20
+    while claims.front_pause > 0.1:
+        assert time.monotonic() < until
+        claims._looked(claims_module.SHORT_ONES, 0.0)
+
+
 def test_a_worker_that_lay_down_looks_once_more_whenever_one_ends_who_may_have_created_unheard(
     database: Database, claims: Claims, monkeypatch: pytest.MonkeyPatch
 ) -> None:

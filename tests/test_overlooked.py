@@ -258,6 +258,24 @@ def test_a_more_urgent_task_that_is_heard_of_passes_what_is_known_to_be_ready_at
     assert not claims.from_front
 
 
+def test_an_id_is_not_given_up_for_one_that_another_is_just_claiming(
+    conn: Connection, database: Database, claims: Claims, looks: Looks, gate: Connection
+) -> None:
+    mark = create(conn)
+    assert ids(claims.front(WORKER, 1)) == [mark]
+    backlog = [create(conn) for _ in range(2)]
+    assert look(looks, 1) == backlog[:1]
+    first, second = create(conn, "other", priority=9), create(conn, "other", priority=5)
+    register(conn, OTHER, ["other"])
+    rival = database.connect()
+    with rival.transaction():
+        assert column(rival, "select id from claim_tasks(%s, '{other}', 1, ids => %s)", OTHER, [first]) == [first]
+        looks.heard([first, second], overflowed=False)
+        assert look(looks, 1) == []
+    assert look(looks, 1) == [second]
+    assert look(looks, 1) == backlog[1:]
+
+
 def test_a_look_that_began_before_it_was_owed_leaves_it_owed(
     conn: Connection, looks: Looks, rung: threading.Event, gate: Connection
 ) -> None:

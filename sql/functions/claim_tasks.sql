@@ -173,9 +173,7 @@ begin
                       select from unnest(lane_types, lane_priorities, lane_after) y(type, priority, after)
                       where y.type = t.type and y.priority = t.priority and t.id > y.after)))
             select l.id from (
-                select c.type, c.priority, c.after, count(*) as share,
-                       array_agg(c.id) filter (where c.after is null) as told
-                from (
+                select c.type, c.priority, c.after, count(*) as share from (
                     select f.type, f.priority, f.id, f.after from unnest(types, caps) y(type, cap) cross join lateral (
                         select * from (
                             (select n.type, n.priority, n.id, s.after
@@ -201,7 +199,9 @@ begin
                 union all
                 select * from (
                     select t.id, t.priority from tasks t
-                    where t.id = any (s.told) and t.status is not distinct from 'fresh'
+                    where s.after is null and t.status is not distinct from 'fresh'
+                      and t.id = any (array(select o.id from told o where o.type = s.type and o.priority = s.priority))
+                    order by t.id limit s.share
                     for update skip locked) by_id) l
             order by l.priority desc, l.id);
     end if;

@@ -72,6 +72,7 @@ class Claims:
         self._front_due: dict[str, float] = {}
         self._excess: dict[str, float] = {}
         self._cost: dict[str, float] = {}
+        self._last: dict[str, float] = {}
         #: Seconds that a claim takes where it has nothing to walk, as a moving average.
         self.usual = 0.0
         self._asked = 0.0
@@ -151,11 +152,11 @@ class Claims:
         self.took(time.monotonic() - began)
         known = set(lanes)
         self._raise_told([task for task in claimed if _LANE(task) not in known])
-        # One that names a node may lie far behind what is ready in its lane: until all of it is claimed, those without an id
-        # of ours alone tell how far it has been.
-        exhausted, told = len(claimed) < quantity, set(ids)
-        led = [task for task in claimed if _LANE(task) in known and (exhausted or task.id not in told)]
-        self._advance(led, exhausted=exhausted, types=types)
+        # One that names a node may lie far behind what is ready in its lane: those without an id of ours alone tell how far
+        # that has been claimed. And fewer than asked for tell nothing: others may be about to claim the ids that came first.
+        told = set(ids)
+        led = [task for task in claimed if _LANE(task) in known and task.id not in told]
+        self._advance(led, exhausted=False, types=types)
         return claimed
 
     def front(self, worker: str, quantity: int, types: tuple[str, ...] | None = None, kind: str = ALL) -> list[Claimed]:
@@ -187,7 +188,7 @@ class Claims:
         excess = max(0.0, seconds - self.usual)
         # Of the last two looks the cheaper counts: dead entries slow both, a link that stood still for a while only one.
         cost = min(excess, self._excess.get(kind, excess))
-        self._excess[kind], self._cost[kind] = excess, cost
+        self._excess[kind], self._cost[kind], self._last[kind] = excess, cost, time.monotonic()
         self._front_due[kind] = time.monotonic() + _pause_for(cost)
 
     def took(self, seconds: float) -> None:
@@ -196,8 +197,9 @@ class Claims:
 
     @property
     def front_pause(self) -> float:
-        """Seconds between two looks from the front of the dearest kind."""
-        return _pause_for(max(self._cost.values(), default=0.0))
+        """Seconds between two looks from the front of the dearest kind, of those that are looked for now and then."""
+        since = time.monotonic() - 2 * MOST_FRONT_PAUSE
+        return _pause_for(max((c for kind, c in self._cost.items() if self._last[kind] > since), default=0.0))
 
     @property
     def front_in(self) -> float:

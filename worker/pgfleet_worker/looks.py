@@ -9,7 +9,7 @@ from pgfleet.log import Logger
 from pgfleet.settings import Settings
 from pgfleet_worker.attempt import Attempts
 from pgfleet_worker.bell import MOST_IDS
-from pgfleet_worker.claims import ALL, FRONT_PAUSE, OTHERS, SHORT_ONES, Claims
+from pgfleet_worker.claims import FRONT_PAUSE, Claims
 from pgfleet_worker.outcome import Claimed
 from pgfleet_worker.room import Room
 from pgfleet_worker.unheld import Unheld
@@ -155,7 +155,6 @@ class Looks:
             return []
         taken: list[Claimed] = []
         looks: list[bool] = []
-        through: set[str] = set()
         known: list[int] | None = None
         thorough, self.thorough = self.thorough, False
         kept = bool(self._kept) and time.monotonic() >= self._kept_due
@@ -169,13 +168,12 @@ class Looks:
                 self._room.drop(taken)
                 raise
             looks.append(self._claims.from_front)
-            if len(claimed) < ask.quantity:
-                through.add(ask.kind)
-            taken += self._room.take(claimed, more=len(claimed) == ask.quantity)
+            # With ids among them fewer than asked for are not all: others may be about to claim those that came first.
+            taken += self._room.take(claimed, more=len(claimed) == ask.quantity or bool(known))
         if looks and all(looks):
             self.owed = False
         if known:
-            self._asked_for(known, taken, all=ALL in through or through == {SHORT_ONES, OTHERS})
+            self._asked_for(known, taken, all=False)
         return taken
 
     def _ask_for(self, *, kept: bool) -> list[int]:
