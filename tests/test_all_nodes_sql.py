@@ -44,6 +44,15 @@ def run(conn: Connection, node: str, part: int, *, fail: bool = False) -> None:
         conn.execute("select finish_tasks(%s, %s, %s, '{done}')", [worker, [part], [attempt]])
 
 
+def failed(conn: Connection) -> tuple[int, dict[str, int]]:
+    """A task for all nodes of which every part has failed, and its parts."""
+    parent = tasks.create_for_all_nodes(conn, "job", created_by=1)
+    made = parts(conn, parent)
+    for node in NODES:
+        run(conn, node, made[node], fail=True)
+    return parent, made
+
+
 def summary(conn: Connection, parent: int) -> dict[str, Any]:
     return {node: part["status"] for node, part in json.loads(task(conn, parent)["result"])["parts"].items()}
 
@@ -225,10 +234,7 @@ def test_a_retry_lets_the_parent_begin_anew_and_sum_up_anew(database: Database, 
 
 def test_failures_are_counted_anew_of_parent_and_parts_where_asked(database: Database) -> None:
     conn = fleet(database)
-    parent = tasks.create_for_all_nodes(conn, "job", created_by=1)
-    made = parts(conn, parent)
-    for node in NODES:
-        run(conn, node, made[node], fail=True)
+    parent, made = failed(conn)
     counts = "select failure_count from tasks order by id"
     assert column(conn, counts) == [1, 1, 1]
     tasks.retry(conn, parent)
@@ -276,10 +282,7 @@ def test_a_parents_retry_policy_is_that_of_its_parts(database: Database) -> None
 
 def test_a_part_retried_and_called_off_at_once_is_told_of_by_its_parent(database: Database) -> None:
     conn = fleet(database)
-    parent = tasks.create_for_all_nodes(conn, "job", created_by=1)
-    made = parts(conn, parent)
-    for node in NODES:
-        run(conn, node, made[node], fail=True)
+    parent, made = failed(conn)
     with conn.transaction():
         tasks.retry(conn, made["a"])
         conn.execute("select cancel_task(%s)", [made["a"]])

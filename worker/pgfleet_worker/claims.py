@@ -95,6 +95,7 @@ class Claims:
         self._front_due.clear()
         self._excess.clear()
         self._cost.clear()
+        self._last.clear()
         self.usual = 0.0
         return self.conn
 
@@ -109,7 +110,7 @@ class Claims:
     ) -> list[Claimed]:
         """Claim of ``ids`` what is still ready and ours to take, up to ``quantity``."""
         began = time.monotonic()
-        named = text_array(types) if types else self._types
+        named = self._named(types)
         claimed = self._claim("claim_ids", worker, named, quantity, number_array(ids), meanwhile=self._meanwhile)
         self.took(time.monotonic() - began)
         self._raise_told(claimed)
@@ -147,8 +148,7 @@ class Claims:
             self.took(time.monotonic() - began)
             self._advance(claimed, exhausted=len(claimed) < quantity, types=types)
             return claimed
-        named = text_array(types) if types else self._types
-        claimed = self._claim("claim_lanes_and_ids", worker, named, quantity, *behind, number_array(ids))
+        claimed = self._claim("claim_lanes_and_ids", worker, self._named(types), quantity, *behind, number_array(ids))
         self.took(time.monotonic() - began)
         known = set(lanes)
         self._raise_told([task for task in claimed if _LANE(task) not in known])
@@ -162,7 +162,7 @@ class Claims:
     def front(self, worker: str, quantity: int, types: tuple[str, ...] | None = None, kind: str = ALL) -> list[Claimed]:
         """Claim from the queue's front, whatever that costs, and set when the next such look is due."""
         began = time.monotonic()
-        claimed = self._claim("claim_front", worker, text_array(types) if types else self._types, quantity)
+        claimed = self._claim("claim_front", worker, self._named(types), quantity)
         self._looked(kind, time.monotonic() - began)
         self._advance(claimed, exhausted=len(claimed) < quantity, types=types)
         return claimed
@@ -197,7 +197,7 @@ class Claims:
 
     @property
     def front_pause(self) -> float:
-        """Seconds between two looks from the front of the dearest kind, of those that are looked for now and then."""
+        """Seconds between two looks from the front of one kind: the dearest that has been made in the last minute."""
         since = time.monotonic() - 2 * MOST_FRONT_PAUSE
         return _pause_for(max((c for kind, c in self._cost.items() if self._last[kind] > since), default=0.0))
 
@@ -213,6 +213,9 @@ class Claims:
         for kind, due in self._front_due.items():
             if due != UNDER_WAY:
                 self._front_due[kind] = 0.0
+
+    def _named(self, types: Sequence[str] | None) -> bytes:
+        return text_array(types) if types else self._types
 
     def _claim(
         self,

@@ -177,7 +177,7 @@ class Looks:
         return taken
 
     def _ask_for(self, *, kept: bool) -> list[int]:
-        """The ids to ask for now: those heard since, and with ``kept`` all others that may be ready."""
+        """The ids to ask for now: those heard since the last claim, and with ``kept`` the kept ones before them."""
         ids, self._heard = self._heard, []
         if len(ids) > 1:
             self._owe()  # many came at once: there may be more than were told of
