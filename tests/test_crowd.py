@@ -143,7 +143,7 @@ class Member:
         self.turns.leads = leads
 
     def measure(self) -> None:
-        nobody: Any = SimpleNamespace(busy={})
+        nobody: Any = SimpleNamespace(busy={}, unanswered=0.0)
         self.room.measure(nobody, nobody)
 
     def takes(self, number: int, *, more: bool = False) -> float:

@@ -74,7 +74,7 @@ def test_where_everything_is_slow_looks_are_as_frequent_as_ever(claims: Claims, 
 
 
 #: Slots of which none is taken.
-FREE: Any = SimpleNamespace(busy={})
+FREE: Any = SimpleNamespace(busy={}, unanswered=0.0)
 
 
 def parts(database: Database, claims: Claims, *, slots: int = 1, poll: float = 600) -> tuple[Looks, Rest, Room, Turns]:

@@ -59,9 +59,13 @@ async def gated_async(task: Task) -> Any:
 
 @handler("blocks_async")
 async def blocks_async(task: Task) -> None:
-    """Nothing, but with a gate: waits at it and lets nothing else on the event loop go on meanwhile."""
+    """Nothing, but with a gate: waits at it and lets nothing else on the event loop go on meanwhile. At the gate ``then`` it
+    waits as it should."""
     if task.data and "gate" in task.data:
         _pass(task)
+    if task.data and "then" in task.data:
+        while not Path(task.data["then"]).exists():
+            await asyncio.sleep(0.005)
 
 
 @handler("exits_within_async")

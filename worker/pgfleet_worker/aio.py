@@ -11,6 +11,9 @@ from functools import partial
 from pgfleet_worker.outcome import Claimed
 from pgfleet_worker.part import Part
 
+#: A loop that has not come to what was offered for so many seconds is blocked.
+BLOCKED = 0.02
+
 
 def cancel_once(task: asyncio.Task[None]) -> None:
     """Cancel ``task`` unless that has been asked already: a second time would interrupt its cleaning up."""
@@ -21,28 +24,33 @@ def cancel_once(task: asyncio.Task[None]) -> None:
 class AsyncSlots:
     """Up to ``size`` coroutines at once; the rest of what was offered waits in the loop's own queue.
 
-    ``abandoned(task)`` is told of one that was cancelled before its first step, of which ``run`` knows nothing.
+    ``abandoned(task)`` is told of one that was cancelled before its first step, of which ``run`` knows nothing; ``again()``
+    that a handler has blocked the loop for :data:`BLOCKED` seconds or more, and it goes on; from the loop's thread both.
     """
 
     def __init__(
-        self, size: int, run: Callable[[Claimed], Awaitable[None]], abandoned: Callable[[Claimed], None]
+        self,
+        size: int,
+        run: Callable[[Claimed], Awaitable[None]],
+        abandoned: Callable[[Claimed], None],
+        again: Callable[[], None] = lambda: None,
     ) -> None:
         self.size = size
         self._run = run
         self._abandoned = abandoned
+        self._again = again
         self._queue: deque[Claimed] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
         #: When each running coroutine began, by task id.
         self.busy: dict[int, float] = {}
-        #: Since when, on the monotonic clock, the loop has not come to what was offered; None where it has.
-        self.asked: float | None = None
+        self._asked: float | None = None  # since when the loop has not come to what was offered; None where it has
 
     def offer(self, tasks: Iterable[Claimed]) -> None:
         """Queue ``tasks`` and have the loop start what fits."""
         self._queue.extend(tasks)
-        if self.asked is None:
-            self.asked = time.monotonic()
+        if self._asked is None:
+            self._asked = time.monotonic()
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             Part(target=self._run_forever, args=(self._loop,), name="async-slots").start()
@@ -61,6 +69,13 @@ class AsyncSlots:
     def queued(self) -> int:
         """Tasks that have not begun."""
         return len(self._queue)
+
+    @property
+    def unanswered(self) -> float:
+        """For so many seconds the loop has not come to what was offered. From :data:`BLOCKED` on a handler blocks it: no other
+        can begin."""
+        asked = self._asked
+        return 0.0 if asked is None else time.monotonic() - asked
 
     def take_back(self) -> list[Claimed]:
         """Empty the queue: the tasks that have not begun."""
@@ -81,7 +96,9 @@ class AsyncSlots:
             cancel_once(task)
 
     def _fill(self) -> None:
-        self.asked = None
+        was_blocked, self._asked = self.unanswered >= BLOCKED, None
+        if was_blocked:
+            self._again()
         while len(self._tasks) < self.size:
             try:
                 claimed = self._queue.popleft()

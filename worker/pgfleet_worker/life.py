@@ -63,9 +63,10 @@ class Life(ABC):
         self._attempts = Attempts(settings, self._log, {**handlers, **chores}, self._settler.put, self._lease.say)
         self._threads = ThreadSlots(settings.concurrency, self._attempts.run)
         self._coroutines = AsyncSlots(
-            settings.concurrency, self._attempts.run_async, lambda task: self._give_back([task])
+            settings.concurrency, self._attempts.run_async, lambda task: self._give_back([task]), self._bell.ring
         )
-        self._room = Room(settings.concurrency, self._attempts.paces, self._attempts.abandoned, chores)
+        self._async = {name for name, handler in {**handlers, **chores}.items() if handler.is_async}
+        self._room = Room(settings.concurrency, self._attempts.paces, self._attempts.abandoned, chores, self._async)
         self._turns = Turns(settings.concurrency)
         self._claims = Claims(
             settings, list(handlers), list(chores), meanwhile=self._threads.stir, ring=self._bell.ring

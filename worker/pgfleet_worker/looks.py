@@ -82,19 +82,20 @@ class Looks:
 
     @property
     def knows_ids(self) -> bool:
-        """Are there such ids, or others that may still be ready?"""
-        return bool(self._heard or self._kept)
+        """Are there such ids, or others that may still be ready and that we may take?"""
+        return bool(self._heard or (self._kept and self._room.types is None))
 
     def heard(self, ids: list[int], *, overflowed: bool) -> None:
         """These ids were notified; ``overflowed``: and more than are worth telling apart."""
         if overflowed:
-            self._owe()
+            self.owe()
         self._heard += ids
         if len(self._heard) > MOST_IDS:  # we are full and others are not told apart: look when there is room
             self._heard.clear()
-            self._owe()
+            self.owe()
 
-    def _owe(self) -> None:
+    def owe(self) -> None:
+        """There may be tasks that no lane leads to, nor any id that is known: look from the front when that is affordable."""
         self.wanted = self.owed = True
         self._owed_since = time.monotonic()
 
@@ -102,7 +103,7 @@ class Looks:
         """Let the next look see to everything, whatever that costs: what came unheard is found by nothing else."""
         self.promote_due = 0.0  # a delayed task may have come as unheard as any
         self._claims.look_from_the_front()
-        self._owe()
+        self.owe()
         self.thorough = True
 
     def learn(self) -> None:
@@ -146,9 +147,10 @@ class Looks:
             self._kept_due = 0.0
             self.owed = self.owed and not (found.all and found.began >= self._owed_since)
         if self.knows_ids and room > 0 and (self._room.found_all or not self.wanted):
-            ids = self._ask_for(kept=True)
-            claimed = self._claims.by_ids(worker, ids, room)
-            self._asked_for(ids, claimed, all=len(claimed) < room)
+            only = self._room.types
+            ids = self._ask_for(kept=only is None)
+            claimed = self._claims.by_ids(worker, ids, room, only)
+            self._asked_for(ids, claimed, all=only is None and len(claimed) < room)
             if claimed:
                 return self._room.take(claimed, more=True)  # start them first; the next turn looks for more
         if not self.wanted:
@@ -180,7 +182,7 @@ class Looks:
         """The ids to ask for now: those heard since the last claim, and with ``kept`` the kept ones before them."""
         ids, self._heard = self._heard, []
         if len(ids) > 1:
-            self._owe()  # many came at once: there may be more than were told of
+            self.owe()  # many came at once: there may be more than were told of
         if kept:
             ids, self._kept = list(dict.fromkeys(self._kept + ids)), []
         return ids
@@ -201,4 +203,4 @@ class Looks:
         self._kept = list(dict.fromkeys(ids + self._kept))
         if len(self._kept) > MOST_KEPT:
             del self._kept[MOST_KEPT:]
-            self._owe()
+            self.owe()

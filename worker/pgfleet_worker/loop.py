@@ -32,7 +32,6 @@ class Worker(Life):
         keeper: Keeper | None = None,
     ) -> None:
         super().__init__(settings, handlers, schedules, listen=listen, keeper=keeper)
-        self._async = {name for name, handler in handlers.items() if handler.is_async}
         self._put_off = False
 
     def _turn(self) -> None:
@@ -45,6 +44,8 @@ class Worker(Life):
             self._tend()
             self._hear(self._rest.pause_by_order())
             return
+        if self._room.reopened:
+            self._looks.owe()
         claimed = self._looks.claim(room)
         if claimed:
             self._turns.claimed()
@@ -90,8 +91,7 @@ class Worker(Life):
         if not self._threads.queued and not self._coroutines.queued:
             return
         self._threads.wake(self._room.threads_lacking(self._threads))
-        if self._room.held_up(self._threads, self._coroutines):
-            self._give_back(self._threads.take_back() + self._coroutines.take_back())
+        self._give_back(self._room.take_back(self._threads, self._coroutines))
 
     def _listen(self, timeout: float) -> None:
         until = time.monotonic() + min(timeout, HEED)

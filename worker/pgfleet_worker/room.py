@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
-from pgfleet_worker.aio import AsyncSlots
+from pgfleet_worker.aio import BLOCKED, AsyncSlots
 from pgfleet_worker.attempt import Pace
 from pgfleet_worker.claims import ALL, OTHERS, SHORT_ONES
 from pgfleet_worker.outcome import Claimed, Outcome
@@ -65,7 +65,8 @@ class Ask:
 class Room:
     """Knows what is held and decides what to claim. The loop's thread claims; the settler's acknowledges.
 
-    ``apart`` are rare types, which are never claimed ahead: they must not change how the others are claimed.
+    ``apart`` are rare types, which are never claimed ahead: they must not change how the others are claimed. ``on_loop`` are
+    those with ``async def`` handlers: of these none are claimed while a handler blocks the event loop.
     ``held`` is the worker's own record of its claims, {id: (attempt, type)}: what the table says beyond it is a claim whose
     answer was lost (see ``release_unheld``).
     """
@@ -76,9 +77,12 @@ class Room:
         paces: Mapping[str, Pace],
         abandoned: Collection[object] = (),
         apart: Collection[str] = (),
+        on_loop: Collection[str] = (),
     ) -> None:
         self._slots = slots
         self._apart = apart
+        self._on_loop = on_loop
+        self._for_threads = tuple(type for type in paces if type not in on_loop)
         self._abandoned = abandoned  # each holds a slot for as long as its thread goes on
         self._concurrency = slots
         self._paces = paces
@@ -96,10 +100,14 @@ class Room:
         self._window = (time.monotonic(), 0)
         self._moved = (0.0, 0)
         self._no_ahead_until = 0.0
+        self._no_ahead_on_loop_until = 0.0
         self._long_due = 0.0
         self._short: list[str] = []
         self._ahead = 0
         self._lag = 0.0
+        self._blocked = False
+        #: Was the event loop blocked at the measure before the last one, and is no more?
+        self.reopened = False
 
     def take(self, claimed: list[Claimed], *, more: bool) -> list[Claimed]:
         """Enter what was claimed; answers what is new. ``more``: there may be others ready.
@@ -160,9 +168,9 @@ class Room:
         self._concurrency = self._slots - len(self._abandoned)
         now = time.monotonic()
         self._measure_rate(now)
-        self._short = [
-            t for t, p in self._paces.items() if p.mean is not None and p.mean < SHORT and t not in self._apart
-        ]
+        was_blocked, self._blocked = self._blocked, coroutines.unanswered >= BLOCKED
+        self.reopened = was_blocked and not self._blocked
+        self._short = [type for type in self._open if self._may_be_ahead(type, now)]
         self._ahead = 0
         if self._short and now >= self._no_ahead_until:
             stuck = self._stuck(threads, coroutines, now)
@@ -172,8 +180,23 @@ class Room:
         self._least = max(
             1, self._ahead // 4
         )  # ahead, whole batches: a round trip for one slot costs more than it brings
-        self._left = self._concurrency + self._ahead - self._count()
+        self._left = self._concurrency + self._ahead - self._count() if self._open else 0
         return self._left
+
+    @property
+    def types(self) -> tuple[str, ...] | None:
+        """The only types to claim now; None for all."""
+        return self._for_threads if self._blocked else None
+
+    @property
+    def _open(self) -> Collection[str]:
+        return self._for_threads if self._blocked else self._paces
+
+    def _may_be_ahead(self, type: str, now: float) -> bool:
+        mean = self._paces[type].mean
+        if mean is None or mean >= SHORT or type in self._apart:
+            return False
+        return now >= self._no_ahead_on_loop_until or type not in self._on_loop
 
     def asks(self, *, thorough: bool, all_types: bool = False) -> Iterator[Ask]:
         """What to claim now, in this order; ``thorough`` leaves nothing out that there is room for, ``all_types`` no type.
@@ -183,13 +206,13 @@ class Room:
         """
         if not self._ahead:
             if self._left > 0:
-                yield Ask(self._left)
+                yield Ask(self._left, self.types)
             return
-        if len(self._short) == len(self._paces) - len(self._apart):
+        others = tuple(type for type in self._open if type not in self._short)
+        if all(type in self._apart for type in others):
             if self._left >= (1 if thorough else self._least):
-                yield Ask(self._portion)
+                yield Ask(self._portion, self.types)
             return
-        others = tuple(type for type in self._paces if type not in self._short)
         for_others = self._concurrency - self._count(others)
         now = time.monotonic()
         if for_others > 0 and (thorough or all_types or now >= self._long_due):
@@ -256,21 +279,24 @@ class Room:
         stuck = sum(1 for since in began if now - since > STUCK)
         return 2 * stuck + 1 - len(began) if threads.queued else 0
 
-    def held_up(self, threads: ThreadSlots, coroutines: AsyncSlots) -> bool:
-        """Are tasks queued that no slot has taken for a while? Then stop claiming ahead, too."""
+    def take_back(self, threads: ThreadSlots, coroutines: AsyncSlots) -> list[Claimed]:
+        """What is queued and no slot has taken for a while. Then stop claiming ahead, too."""
         now = time.monotonic()
+        if self._is_held_up(threads, coroutines, now):
+            self._no_ahead_until = now + 1.0
+            return threads.take_back() + coroutines.take_back()
+        if coroutines.queued and coroutines.unanswered >= max(HELD_UP, self._lag):
+            self._no_ahead_on_loop_until = now + 1.0
+            return coroutines.take_back()
+        return []
+
+    def _is_held_up(self, threads: ThreadSlots, coroutines: AsyncSlots, now: float) -> bool:
         if self._stuck(threads, coroutines, now) < self._slots or self._moved[1] != self._acknowledged:
             self._moved = (now, self._acknowledged)
             return False
-        if now - self._moved[0] < max(HELD_UP, self._lag):
-            return False
-        self._no_ahead_until = now + 1.0
-        return True
+        return now - self._moved[0] >= max(HELD_UP, self._lag)
 
     def _stuck(self, threads: ThreadSlots, coroutines: AsyncSlots, now: float) -> int:
-        asked = coroutines.asked
-        if asked is not None and now - asked > 2 * SHORT:
-            return self._slots  # a handler blocks the loop: no other can begin
         held = sum(1 for since in list(threads.busy.values()) if now - since > SHORT)
         return max(held, sum(1 for since in list(coroutines.busy.values()) if now - since > 2 * SHORT))
 
