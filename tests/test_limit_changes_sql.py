@@ -110,12 +110,17 @@ def test_a_setting_out_of_range_or_of_an_unknown_type_is_refused(database: Datab
     assert sqlstate(conn, f"select configure_type('nonesuch', {options})") == "PF001"
 
 
-def test_above_read_committed_a_claim_under_a_limit_is_refused(database: Database) -> None:
+@pytest.mark.parametrize("news", ["configure_type('job', max_running => 1)", f"order_worker('{WORKER}', 'pause')"])
+def test_above_read_committed_a_claim_is_refused_which_could_not_see_what_was_ordered_meanwhile(
+    database: Database, news: str
+) -> None:
     conn, _ = fleet(database)
-    create(conn, "few")
+    create(conn, "job")
     conn.execute("begin isolation level repeatable read")
+    conn.execute("select from tasks")
+    database.connect().execute(f"select {news}")
     with pytest.raises(psycopg.errors.ActiveSqlTransaction, match="read committed"):
-        take(conn, "one lane")
+        claim(conn)
     conn.execute("rollback")
 
 

@@ -38,6 +38,11 @@ declare
     caps integer[];       -- the same for each of `types`; null: as many as there are
     chosen bigint[];
 begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'Tasks can be claimed in read committed transactions only.' using
+            errcode = '25001', detail = 'An older snapshot would miss orders, limits and what others have started meanwhile.',
+            hint = 'Claim in a transaction of its own, at read committed, and commit at once.';
+    end if;
     -- deregister_worker and order_worker wait for this lock: a claim on a connection that broke must not commit unseen after the
     -- one, nor a claim that saw other orders after the other. First the lock, then the look at the lease. (`for key share` on the
     -- row would write for every claim, even an empty one.)

@@ -19,10 +19,6 @@ declare
     wanted text[] := '{}';
     behind text[];
 begin
-    if current_setting('transaction_isolation') <> 'read committed' then
-        raise exception 'Types with max_running can be claimed in read committed transactions only.' using
-            errcode = '25001', detail = 'An older snapshot would miss tasks that others have started.';
-    end if;
     having_limits := array(
         select y.name from task_types y
         where y.max_running is not null and y.name = any (room_under_limits.types || room_under_limits.lane_types));
