@@ -167,7 +167,7 @@ def test_a_due_time_while_it_runs_is_skipped(start: Start, wait_until: Wait) -> 
 
 def test_what_comes_only_once_is_not_skipped(start: Start, wait_until: Wait) -> None:
     gate = threading.Event()
-    memory = start(in_memory().after(seconds=0).after(seconds=0.02).run(lambda: gate.wait(60)).register())
+    memory = start(in_memory().after(seconds=0).after(seconds=1).run(lambda: gate.wait(60)).register())
     wait_until(lambda: shown(memory)["runs"] == 1)
     wait_until(lambda: datetime.now(UTC) > shown(memory)["triggers"][1]["at"])
     assert shown(memory)["runs"] == 1
