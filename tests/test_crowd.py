@@ -138,12 +138,12 @@ class Member:
         self.turns.take([], Standing(0, alive, alive))
         while self.rest.pause([]) == 0:  # once more after it lay down, and its first poll
             pass
-        self.looks.owed = False
+        self.looks._owing.clear()
         self.looks.promote_due = float("inf")
         self.turns.leads = leads
 
     def measure(self) -> None:
-        nobody: Any = SimpleNamespace(busy={}, unanswered=0.0)
+        nobody: Any = SimpleNamespace(busy={}, unanswered=0.0, blocked_for=float)
         self.room.measure(nobody, nobody)
 
     def takes(self, number: int, *, more: bool = False) -> float:

@@ -74,7 +74,7 @@ def test_where_everything_is_slow_looks_are_as_frequent_as_ever(claims: Claims, 
 
 
 #: Slots of which none is taken.
-FREE: Any = SimpleNamespace(busy={}, unanswered=0.0)
+FREE: Any = SimpleNamespace(busy={}, unanswered=0.0, blocked_for=float)
 
 
 def parts(database: Database, claims: Claims, *, slots: int = 1, poll: float = 600) -> tuple[Looks, Rest, Room, Turns]:
@@ -96,7 +96,7 @@ def test_a_worker_that_owes_a_dear_look_rests_no_longer_than_until_what_is_due(
         pass
     look_over_a_slow_link(claims, proxy)
     look_over_a_slow_link(claims, proxy)
-    looks.owed = True
+    looks.owe()
     looks.promote_due = turns.due = time.monotonic() + 600
     if what == "a delayed task":
         looks.promote_due = time.monotonic() + 0.5
@@ -126,6 +126,19 @@ def test_a_worker_with_work_for_a_moment_says_that_it_is_awake_unless_lying_down
         while rest.asleep and time.monotonic() < until:
             rest.pause([task])
         assert rest.asleep is dear
+
+
+def test_a_look_from_the_front_that_found_as_many_as_it_asked_for_leaves_one_owed(
+    database: Database, claims: Claims
+) -> None:
+    conn = database.connect()
+    looks, _, room, _ = parts(database, claims, slots=3)
+    for priority in (9, 9, 9, 5):
+        tasks.create(conn, "echo", created_by=1, priority=priority)
+    looks.once_more()
+    assert len(looks.claim(room.measure(FREE, FREE))) == 3
+    assert claims.from_front
+    assert looks.owed
 
 
 def test_what_looks_of_a_kind_cost_that_are_made_no_more_is_forgotten(

@@ -128,52 +128,6 @@ def test_short_tasks_claimed_ahead_do_not_wait_behind_a_long_one_while_another_w
     assert wait_until(ended(conn, long))["attempt"] == 1
 
 
-def test_tasks_that_a_blocked_event_loop_can_not_begin_go_to_another_worker(
-    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
-) -> None:
-    conn, gate = database.connect(), tmp_path / "gate"
-    register(conn, "blocks_async")
-    here = database.settings(poll=600)
-    worker(processes, "--nickname", "a", "--types", "blocks_async", "--concurrency", "4", settings=here)
-    tasks.create_many(conn, "blocks_async", [None] * 500, created_by=1)
-    wait_until(lambda: tasks.find(conn, status=["success"]).total == 500)
-    long = tasks.create(conn, "blocks_async", {"gate": str(gate)}, created_by=1)
-    wait_until(begun(gate))
-    worker(processes, "--nickname", "b", "--types", "blocks_async", "--concurrency", "4", settings=here)
-    short = [tasks.create(conn, "blocks_async", created_by=1) for _ in range(60)]
-    for id in short:
-        assert wait_until(ended(conn, id))["worker"].startswith("b:")
-    assert tasks.get(conn, long)["status"] == "started"
-    gate.touch()
-    assert wait_until(ended(conn, long))["attempt"] == 1
-
-
-def test_behind_a_blocked_event_loop_nothing_is_claimed_again_and_what_came_meanwhile_begins_when_it_goes_on(
-    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
-) -> None:
-    conn, gate, then = database.connect(), tmp_path / "gate", tmp_path / "then"
-    register(conn, "blocks_async")
-    here = database.settings(poll=600)
-    worker(processes, "--types", "blocks_async,echo", "--concurrency", "10", settings=here)
-    tasks.create_many(conn, "blocks_async", [None] * 500, created_by=1)
-    wait_until(lambda: tasks.find(conn, status=["success"]).total == 500)
-    blocking = tasks.create(conn, "blocks_async", {"gate": str(gate), "then": str(then)}, created_by=1)
-    wait_until(begun(gate))
-    ids = [tasks.create(conn, "blocks_async", created_by=1) for _ in range(40)]
-    ids += tasks.create_many(conn, "blocks_async", [None] * 1000, created_by=1)
-    for n in range(100):  # its threads are free: plain tasks go on
-        wait_until(ended(conn, tasks.create(conn, "echo", n, created_by=1)))
-    wait_until(lambda: set(statuses(conn, ids)) == {"fresh"})
-    returned = "select count(*), count(distinct task_id) from task_attempts where status = 'released'"
-    of_these, tasks_of_these = conn.execute(returned).fetchone() or (0, 0)
-    assert of_these == tasks_of_these
-    gate.touch()
-    wait_until(lambda: set(statuses(conn, ids)) == {"success"})
-    assert tasks.get(conn, blocking)["status"] == "started"
-    then.touch()
-    assert wait_until(ended(conn, blocking))["attempt"] == 1
-
-
 def test_far_from_postgres_as_many_more_are_claimed_ahead_as_its_answers_take_longer(
     database: Database, processes: Processes, wait_until: Wait
 ) -> None:

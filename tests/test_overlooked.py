@@ -196,7 +196,10 @@ def look(looks: Looks, room: int) -> list[int]:
     """The ids claimed in a turn of a worker with so many free slots, all given back to it at once."""
     made = looks._room
     made._slots = room
-    made.measure(SimpleNamespace(busy={}, unanswered=0.0), SimpleNamespace(busy={}, unanswered=0.0))  # type: ignore[arg-type]
+    made.measure(
+        SimpleNamespace(busy={}, unanswered=0.0, blocked_for=float),
+        SimpleNamespace(busy={}, unanswered=0.0, blocked_for=float),
+    )  # type: ignore[arg-type]
     claimed = looks.claim(room)
     made.drop(claimed)
     return ids(claimed)

@@ -68,6 +68,14 @@ async def blocks_async(task: Task) -> None:
             await asyncio.sleep(0.005)
 
 
+@handler("steps_async")
+async def steps_async(task: Task) -> None:
+    """Goes on in steps of 2 ms until its gate is open: with many such, each comes to its next step late."""
+    while not Path(task.data["gate"]).exists():
+        time.sleep(0.002)
+        await asyncio.sleep(0)
+
+
 @handler("exits_within_async")
 async def exits_within_async(task: Task) -> None:
     """A task of its own raises SystemExit."""

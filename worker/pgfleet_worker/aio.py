@@ -7,11 +7,12 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
+from typing import Any
 
 from pgfleet_worker.outcome import Claimed
 from pgfleet_worker.part import Part
 
-#: A loop that has not come to what was offered for so many seconds is blocked.
+#: A loop that for so many seconds has been within one task, and has not come to what was offered, is blocked.
 BLOCKED = 0.02
 
 
@@ -25,7 +26,7 @@ class AsyncSlots:
     """Up to ``size`` coroutines at once; the rest of what was offered waits in the loop's own queue.
 
     ``abandoned(task)`` is told of one that was cancelled before its first step, of which ``run`` knows nothing; ``again()``
-    that a handler has blocked the loop for :data:`BLOCKED` seconds or more, and it goes on; from the loop's thread both.
+    that the loop has come to what was offered, where that took :data:`BLOCKED` seconds or more; from the loop's thread both.
     """
 
     def __init__(
@@ -44,7 +45,10 @@ class AsyncSlots:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         #: When each running coroutine began, by task id.
         self.busy: dict[int, float] = {}
-        self._asked: float | None = None  # since when the loop has not come to what was offered; None where it has
+        #: Since when, on the monotonic clock, the loop has not come to what was offered; None where it has.
+        self._asked: float | None = None
+        self._step: asyncio.Task[Any] | None = None
+        self._step_since = 0.0
 
     def offer(self, tasks: Iterable[Claimed]) -> None:
         """Queue ``tasks`` and have the loop start what fits."""
@@ -72,10 +76,22 @@ class AsyncSlots:
 
     @property
     def unanswered(self) -> float:
-        """For so many seconds the loop has not come to what was offered. From :data:`BLOCKED` on a handler blocks it: no other
-        can begin."""
+        """For so many seconds the loop has not come to what was offered."""
         asked = self._asked
         return 0.0 if asked is None else time.monotonic() - asked
+
+    def blocked_for(self) -> float:
+        """Look at the loop: how many of these seconds it has been within one and the same task, as far as such looks have told.
+
+        From :data:`BLOCKED` on that task holds it up, and no other can begin; a loop that is busy with many, or waits for the
+        interpreter before it comes to one, is late and will.
+        """
+        unanswered, loop = self.unanswered, self._loop
+        step = asyncio.current_task(loop) if unanswered and loop is not None else None
+        now = time.monotonic()
+        if step is None or step is not self._step:
+            self._step, self._step_since = step, now
+        return min(unanswered, now - self._step_since)
 
     def take_back(self) -> list[Claimed]:
         """Empty the queue: the tasks that have not begun."""
@@ -96,8 +112,8 @@ class AsyncSlots:
             cancel_once(task)
 
     def _fill(self) -> None:
-        was_blocked, self._asked = self.unanswered >= BLOCKED, None
-        if was_blocked:
+        late, self._asked = self.unanswered >= BLOCKED, None
+        if late:
             self._again()
         while len(self._tasks) < self.size:
             try:

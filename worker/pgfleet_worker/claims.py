@@ -38,8 +38,9 @@ AGAIN = 1.0
 #: The next look from the front is due when the one under way is over.
 UNDER_WAY = float("inf")
 
-#: Kinds of looks: at all types, or at the short ones and the others apart, whichever these are at the time.
-ALL, SHORT_ONES, OTHERS = "all", "short", "others"
+#: Kinds of looks: at all types, or at all that threads run, or at the short ones and the others apart, whichever these are at
+#: the time.
+ALL, FOR_THREADS, SHORT_ONES, OTHERS = "all", "for threads", "short", "others"
 
 _ID, _LANE = itemgetter(0), itemgetter(1, 5)
 
@@ -215,7 +216,7 @@ class Claims:
                 self._front_due[kind] = 0.0
 
     def _named(self, types: Sequence[str] | None) -> bytes:
-        return text_array(types) if types else self._types
+        return self._types if types is None else text_array(types)
 
     def _claim(
         self,

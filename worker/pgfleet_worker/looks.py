@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 from pgfleet import db, sql
 from pgfleet.log import Logger
 from pgfleet.settings import Settings
 from pgfleet_worker.attempt import Attempts
 from pgfleet_worker.bell import MOST_IDS
-from pgfleet_worker.claims import FRONT_PAUSE, Claims
+from pgfleet_worker.claims import FRONT_PAUSE, OTHERS, Claims
 from pgfleet_worker.outcome import Claimed
-from pgfleet_worker.room import Room
+from pgfleet_worker.room import Ask, Room
 from pgfleet_worker.unheld import Unheld
 
 #: Seconds between looks while idle but not yet asleep.
@@ -41,9 +42,10 @@ class Looks:
         self._learn_due = 0.0
         #: When, on the monotonic clock, a waiting task may be due.
         self.promote_due = 0.0
-        #: Must the next looks go on until one was from the front?
-        self.owed = False
+        #: Types of which there may be tasks that no lane leads to, nor any id that is known.
+        self._owing: set[str] = set()
         self._owed_since = 0.0
+        self._at_any_cost = False
         #: Is the next look one of those that must leave nothing out?
         self.thorough = True
         #: Is there reason to look beyond the ids notified? Idle and asleep there is none.
@@ -94,9 +96,16 @@ class Looks:
             self._heard.clear()
             self.owe()
 
-    def owe(self) -> None:
-        """There may be tasks that no lane leads to, nor any id that is known: look from the front when that is affordable."""
-        self.wanted = self.owed = True
+    @property
+    def owed(self) -> bool:
+        """Must the looks go on until those from the front have found all?"""
+        return bool(self._owing)
+
+    def owe(self, types: Collection[str] | None = None) -> None:
+        """There may be tasks (of ``types``, or any) that no lane leads to, nor any id that is known: look from the front when
+        that is affordable."""
+        self._owing.update(self._room.served if types is None else types)
+        self.wanted = True
         self._owed_since = time.monotonic()
 
     def once_more(self) -> None:
@@ -104,7 +113,14 @@ class Looks:
         self.promote_due = 0.0  # a delayed task may have come as unheard as any
         self._claims.look_from_the_front()
         self.owe()
-        self.thorough = True
+        self.thorough = self._at_any_cost = True
+
+    def go_on(self) -> None:
+        """Of some types nothing was claimed for a while: what has come meanwhile may be found by nothing but a look."""
+        if self._at_any_cost:
+            self.once_more()
+        else:
+            self.owe()
 
     def learn(self) -> None:
         """What the types' rows say of timeouts: an operator may have changed them."""
@@ -145,7 +161,8 @@ class Looks:
         if (found := self._claims.found()) is not None:
             self._keep(found.ids)
             self._kept_due = 0.0
-            self.owed = self.owed and not (found.all and found.began >= self._owed_since)
+            if found.all and found.began >= self._owed_since:
+                self._have_seen(self._owing)
         if self.knows_ids and room > 0 and (self._room.found_all or not self.wanted):
             only = self._room.types
             ids = self._ask_for(kept=only is None)
@@ -156,7 +173,6 @@ class Looks:
         if not self.wanted:
             return []
         taken: list[Claimed] = []
-        looks: list[bool] = []
         known: list[int] | None = None
         thorough, self.thorough = self.thorough, False
         kept = bool(self._kept) and time.monotonic() >= self._kept_due
@@ -169,14 +185,24 @@ class Looks:
                 # What this turn has claimed before would be held, and known to no slot: let the next reconcile free it.
                 self._room.drop(taken)
                 raise
-            looks.append(self._claims.from_front)
+            self._looked(ask, full=len(claimed) == ask.quantity)
             # With ids among them fewer than asked for are not all: others may be about to claim those that came first.
             taken += self._room.take(claimed, more=len(claimed) == ask.quantity or bool(known))
-        if looks and all(looks):
-            self.owed = False
         if known:
             self._asked_for(known, taken, all=False)
         return taken
+
+    def _looked(self, ask: Ask, *, full: bool) -> None:
+        """What a look tells beyond what it has claimed: it was from the front and found all, or there may be more."""
+        types = self._room.served if ask.types is None else ask.types
+        if full and (self._claims.from_front or ask.kind == OTHERS):  # of the others the next looks may not ask
+            self.owe(types)
+        elif self._claims.from_front and not full:
+            self._have_seen(types)
+
+    def _have_seen(self, types: Collection[str]) -> None:
+        self._owing.difference_update(tuple(types))
+        self._at_any_cost = self._at_any_cost and self.owed
 
     def _ask_for(self, *, kept: bool) -> list[int]:
         """The ids to ask for now: those heard since the last claim, and with ``kept`` the kept ones before them."""

@@ -45,7 +45,7 @@ class Worker(Life):
             self._hear(self._rest.pause_by_order())
             return
         if self._room.reopened:
-            self._looks.owe()
+            self._looks.go_on()
         claimed = self._looks.claim(room)
         if claimed:
             self._turns.claimed()

@@ -16,7 +16,7 @@ from operator import itemgetter
 
 from pgfleet_worker.aio import BLOCKED, AsyncSlots
 from pgfleet_worker.attempt import Pace
-from pgfleet_worker.claims import ALL, OTHERS, SHORT_ONES
+from pgfleet_worker.claims import ALL, FOR_THREADS, OTHERS, SHORT_ONES
 from pgfleet_worker.outcome import Claimed, Outcome
 from pgfleet_worker.slots import ThreadSlots
 
@@ -66,7 +66,7 @@ class Room:
     """Knows what is held and decides what to claim. The loop's thread claims; the settler's acknowledges.
 
     ``apart`` are rare types, which are never claimed ahead: they must not change how the others are claimed. ``on_loop`` are
-    those with ``async def`` handlers: of these none are claimed while a handler blocks the event loop.
+    those with ``async def`` handlers: of these none are claimed while one of them blocks the event loop.
     ``held`` is the worker's own record of its claims, {id: (attempt, type)}: what the table says beyond it is a claim whose
     answer was lost (see ``release_unheld``).
     """
@@ -101,11 +101,13 @@ class Room:
         self._moved = (0.0, 0)
         self._no_ahead_until = 0.0
         self._no_ahead_on_loop_until = 0.0
+        self._patience = 0.0  # seconds that what was queued for the loop had when it went back last
         self._long_due = 0.0
         self._short: list[str] = []
         self._ahead = 0
         self._lag = 0.0
-        self._blocked = False
+        self._late = False  # is the event loop?
+        self._blocked = 0.0  # or even blocked: for so many seconds
         #: Was the event loop blocked at the measure before the last one, and is no more?
         self.reopened = False
 
@@ -168,8 +170,9 @@ class Room:
         self._concurrency = self._slots - len(self._abandoned)
         now = time.monotonic()
         self._measure_rate(now)
-        was_blocked, self._blocked = self._blocked, coroutines.unanswered >= BLOCKED
-        self.reopened = was_blocked and not self._blocked
+        was_blocked = self.types is not None
+        self._late, self._blocked = coroutines.unanswered >= BLOCKED, coroutines.blocked_for()
+        self.reopened = was_blocked and self.types is None
         self._short = [type for type in self._open if self._may_be_ahead(type, now)]
         self._ahead = 0
         if self._short and now >= self._no_ahead_until:
@@ -180,23 +183,28 @@ class Room:
         self._least = max(
             1, self._ahead // 4
         )  # ahead, whole batches: a round trip for one slot costs more than it brings
-        self._left = self._concurrency + self._ahead - self._count() if self._open else 0
+        self._left = self._concurrency + self._ahead - self._count()
         return self._left
+
+    @property
+    def served(self) -> Collection[str]:
+        """All types."""
+        return self._paces.keys()
 
     @property
     def types(self) -> tuple[str, ...] | None:
         """The only types to claim now; None for all."""
-        return self._for_threads if self._blocked else None
+        return self._for_threads if self._blocked >= BLOCKED else None
 
     @property
     def _open(self) -> Collection[str]:
-        return self._for_threads if self._blocked else self._paces
+        return self._paces if self.types is None else self.types
 
     def _may_be_ahead(self, type: str, now: float) -> bool:
         mean = self._paces[type].mean
         if mean is None or mean >= SHORT or type in self._apart:
             return False
-        return now >= self._no_ahead_on_loop_until or type not in self._on_loop
+        return type not in self._on_loop or not (self._late or now < self._no_ahead_on_loop_until)
 
     def asks(self, *, thorough: bool, all_types: bool = False) -> Iterator[Ask]:
         """What to claim now, in this order; ``thorough`` leaves nothing out that there is room for, ``all_types`` no type.
@@ -206,12 +214,12 @@ class Room:
         """
         if not self._ahead:
             if self._left > 0:
-                yield Ask(self._left, self.types)
+                yield Ask(self._left, self.types, ALL if self.types is None else FOR_THREADS)
             return
         others = tuple(type for type in self._open if type not in self._short)
         if all(type in self._apart for type in others):
             if self._left >= (1 if thorough else self._least):
-                yield Ask(self._portion, self.types)
+                yield Ask(self._portion, self.types, ALL if self.types is None else FOR_THREADS)
             return
         for_others = self._concurrency - self._count(others)
         now = time.monotonic()
@@ -285,8 +293,13 @@ class Room:
         if self._is_held_up(threads, coroutines, now):
             self._no_ahead_until = now + 1.0
             return threads.take_back() + coroutines.take_back()
-        if coroutines.queued and coroutines.unanswered >= max(HELD_UP, self._lag):
-            self._no_ahead_on_loop_until = now + 1.0
+        patience = max(HELD_UP, self._lag)
+        if (
+            now < self._no_ahead_on_loop_until
+        ):  # where blocks come one after the other, it would go to and fro with each
+            patience = max(patience, 2 * self._patience)
+        if coroutines.queued and self._blocked >= patience:
+            self._patience, self._no_ahead_on_loop_until = patience, now + 1.0
             return coroutines.take_back()
         return []
 
