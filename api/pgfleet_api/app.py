@@ -11,7 +11,19 @@ from flask import Flask, Response, g, request
 
 from pgfleet import log, tokens
 from pgfleet.settings import Settings
-from pgfleet_api import cluster_api, cors, errors, files, health, openapi, schedules, tasks, trigger_api, workers
+from pgfleet_api import (
+    cluster_api,
+    cors,
+    errors,
+    files,
+    health,
+    openapi,
+    places,
+    schedules,
+    tasks,
+    trigger_api,
+    workers,
+)
 from pgfleet_api.connections import Connections
 from pgfleet_api.counters import Counters
 from pgfleet_api.creation import Creator
@@ -35,6 +47,8 @@ def create_app(settings: Settings) -> Flask:
         creator=Creator(connections, notifier, keyed=max(1, settings.api_threads // 2)),
         verifier=_verifier(settings),
         counters=Counters(),
+        bodies=places.for_bodies(settings.api_threads),
+        downloads=places.for_downloads(settings.api_threads),
     )
     app = Flask("pgfleet_api", static_folder=None)
     app.extensions[KEY] = state

@@ -7,7 +7,7 @@ import re
 from typing import BinaryIO
 
 from flask import Blueprint, Response, g, request
-from werkzeug.wsgi import wrap_file
+from werkzeug.wsgi import FileWrapper
 
 from pgfleet import exports, log, volume
 from pgfleet.tokens import User
@@ -15,11 +15,15 @@ from pgfleet_api import messages, models, responses
 from pgfleet_api.auth import authenticated
 from pgfleet_api.errors import Refused
 from pgfleet_api.openapi import documented
+from pgfleet_api.places import Places
 from pgfleet_api.state import state
 
 blueprint = Blueprint("files", __name__, url_prefix="/v1/files")
 
 MEDIA = {"csv": "text/csv; charset=utf-8"}
+
+#: Bytes handed to the server at once: a file that is no larger holds no thread while a slow client takes it.
+PIECE = 1_048_576
 
 
 @blueprint.get("")
@@ -76,8 +80,8 @@ def download(user: User, filename: str) -> Response:
 
 
 def _attachment(file: BinaryIO, filename: str, size: int, sha256: str, media: str) -> Response:
-    response = Response(wrap_file(request.environ, file, 65_536), content_type=media, direct_passthrough=True)
-    response.call_on_close(file.close)
+    pieces = _Pieces(file, state().downloads if size > PIECE else None)
+    response = Response(pieces, content_type=media, direct_passthrough=True)
     response.content_length = size
     response.headers["Content-Disposition"] = f'attachment; filename="{filename}"'  # nothing in it needs quoting
     response.headers["X-Content-Type-Options"] = "nosniff"
@@ -88,9 +92,30 @@ def _attachment(file: BinaryIO, filename: str, size: int, sha256: str, media: st
     try:
         response.make_conditional(environ, accept_ranges=_one_range(size), complete_length=size)
     except BaseException:
-        file.close()
+        pieces.close()
         raise
     return response
+
+
+class _Pieces(FileWrapper):
+    """The file's bytes, and a place of ``places`` as long as they are being taken; the server closes it."""
+
+    def __init__(self, file: BinaryIO, places: Places | None) -> None:
+        super().__init__(file, PIECE)
+        self._places: Places | None = None
+        if places is not None:
+            try:
+                places.take()
+            except BaseException:
+                file.close()
+                raise
+            self._places = places
+
+    def close(self) -> None:
+        super().close()
+        places, self._places = self._places, None
+        if places is not None:
+            places.give_back()
 
 
 def _one_range(size: int) -> bool:

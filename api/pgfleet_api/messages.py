@@ -15,6 +15,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from pgfleet.tasks import MAX_BIGINT
 from pgfleet_api.errors import Refused
 from pgfleet_api.fields import storable
+from pgfleet_api.state import state
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -76,7 +77,15 @@ def _decoded(raw: bytes) -> Any:
 
 def _read() -> bytes:
     """The body's bytes. Werkzeug refuses one that says it is too large; of one that doesn't say (chunked), it would give
-    us the beginning and no error."""
+    us the beginning and no error. Of one that ends early our server does likewise."""
+    with state().bodies:
+        raw = _received()
+    if len(raw) < (said := request.content_length or 0):
+        raise Refused(400, f"The body ended after {len(raw)} of the {said} bytes that Content-Length says.")
+    return raw
+
+
+def _received() -> bytes:
     if request.content_length is not None or not request.environ.get("wsgi.input_terminated"):
         return request.get_data(cache=False)
     limit = request.max_content_length or 0

@@ -1,4 +1,4 @@
-"""What one application holds: its settings, connections, notifier, verifier and counters."""
+"""What one application holds: its settings, connections, notifier, verifier, counters, and places for slow clients."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pgfleet_api.connections import Connections
 from pgfleet_api.counters import Counters
 from pgfleet_api.creation import Creator
 from pgfleet_api.notifier import Notifier
+from pgfleet_api.places import Places
 
 KEY = "pgfleet"
 
@@ -27,6 +28,8 @@ class State:
     creator: Creator
     verifier: tokens.Verifier | None
     counters: Counters
+    bodies: Places
+    downloads: Places
     metrics: dict[str, Any] = field(default_factory=dict)
 
     def close(self) -> None:

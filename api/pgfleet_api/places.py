@@ -1,0 +1,46 @@
+"""How many threads may wait for clients at once: one that sends or takes its bytes slowly holds a thread meanwhile.
+
+The server has no timeout for either. So that clients that stand still can't stop the others, a few threads are left to them.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from pgfleet_api.errors import Refused
+
+#: Threads that no client's slowness may hold, where there are that many.
+LEFT = 2
+
+
+class Places:
+    """So many may be taken at once; one more is refused (503). Thread-safe; a context manager takes one for a while."""
+
+    def __init__(self, number: int, message: str) -> None:
+        self._free = threading.BoundedSemaphore(max(1, number))
+        self._message = message
+
+    def take(self) -> None:
+        """Take one. Raises :class:`~pgfleet_api.errors.Refused`."""
+        if not self._free.acquire(blocking=False):
+            raise Refused(503, self._message)
+
+    def give_back(self) -> None:
+        """Give it back, from any thread, once."""
+        self._free.release()
+
+    def __enter__(self) -> None:
+        self.take()
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()
+
+
+def for_bodies(threads: int) -> Places:
+    """For the bodies of requests that are still to come."""
+    return Places(threads - LEFT, "Too many requests are being sent whose bodies have not come yet.")
+
+
+def for_downloads(threads: int) -> Places:
+    """For downloads that are too large to be handed to the server at once."""
+    return Places(threads // 2, "Too many files are being downloaded.")
