@@ -172,6 +172,8 @@ def test_preconditions_of_a_download_come_before_its_range(
     assert (other.status_code, other.json["code"]) == (412, "412")
     assert get(path, If_None_Match=etag, Range="bytes=0-1").status_code == 304
     assert get(path, If_None_Match='"x"', Range="bytes=0-1").status_code == 206
+    assert get(path, If_Range=etag, Range="bytes=0-1").status_code == 206
+    assert get(path, If_Range=f"W/{etag}", Range="bytes=0-1").status_code == 200
     head = client.head(path, headers={"Authorization": f"Bearer {reader_token(1)}", "Range": "bytes=0-1"})
     assert (head.status_code, head.headers["Content-Length"]) == (200, str(len(CONTENT)))
 

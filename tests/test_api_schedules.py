@@ -122,6 +122,11 @@ def test_a_schedule_that_can_not_be_is_refused_by_what_is_wrong(
 @pytest.mark.parametrize("name", ["-", "a ", "é", "x" * 101])
 def test_a_name_that_no_schedule_can_have_is_refused(admin: Any, name: str) -> None:
     refused(admin("PUT", f"/v1/schedules/{name}", json={"type": "csv_export"}), 422, "name")
+
+
+@pytest.mark.parametrize("name", ["pgfleet.purge", "pgfleet.mine"])
+def test_a_name_of_the_fleets_own_is_refused(admin: Any, name: str) -> None:
+    refused(admin("PUT", f"/v1/schedules/{name}", json={"type": "csv_export"}), 422, name, "the fleet's own")
     refused(admin("GET", f"/v1/schedules/{name}"), 404)
     refused(admin("GET", "/v1/schedules/a%00"), 404)
 

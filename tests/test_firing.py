@@ -15,6 +15,7 @@ import pytest
 from pgfleet import schedules, tasks
 from pgfleet.housekeeping import PURGE
 from pgfleet.schedules import Schedule, Trigger
+from pgfleet.settings import Duration
 from pgfleet.workers import order_worker
 from tests.support.database import Database
 from tests.support.fleet import Connection, column, value
@@ -93,7 +94,7 @@ def test_what_is_due_of_the_fleets_own_is_fired_by_a_look_now_and_then(
     database: Database, processes: Processes, wait_until: Wait
 ) -> None:
     conn = database.connect()
-    worker(processes, "--types", "echo", settings=database.settings(**SLOW, keep_success=50.0))
+    worker(processes, "--types", "echo", settings=database.settings(**SLOW, keep_success=Duration(50)))
     sessions = "select pid, backend_start from pg_stat_activity where application_name = 'pgfleet firing'"
     conn.execute("update triggers set due_at = now() where schedule = %s", [PURGE])
     wait_until(lambda: {run["status"] for run in runs(conn, PURGE)} == {"success"}, timeout=40)

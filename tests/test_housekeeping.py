@@ -15,6 +15,7 @@ import pytest
 from pgfleet import exports, schedules, sql, tasks
 from pgfleet.errors import RunUnfinished
 from pgfleet.housekeeping import PURGE, SWEEP
+from pgfleet.settings import Duration
 from tests.support.database import Database
 from tests.support.fleet import Connection, column, executions, put, register, value
 from tests.support.following import ended
@@ -122,7 +123,7 @@ def test_a_worker_purges_finished_tasks_with_their_files_once_their_term_is_over
 ) -> None:
     conn = database.connect()
     conn.execute(sql.text("demo/library.sql"))
-    here = database.settings(export_dir=export_dir, keep_success=1.0, keep_failure=0.0)
+    here = database.settings(export_dir=export_dir, keep_success=Duration(1), keep_failure=Duration(0))
     process = worker(processes, "--types", "csv_export,boom", settings=here)
     broke = tasks.create(conn, "boom", created_by=1)
     assert wait_until(ended(conn, broke), timeout=40)["status"] == "failure"

@@ -12,6 +12,7 @@ import pytest
 from pgfleet import schedules, tasks
 from pgfleet.errors import UnknownType
 from pgfleet.housekeeping import PURGE, SWEEP
+from pgfleet.settings import Duration
 from tests.support.database import Database
 from tests.support.fleet import Connection, column, register, value
 from tests.support.processes import Process, Processes
@@ -102,12 +103,12 @@ def test_a_worker_that_starts_while_somebody_holds_a_chores_schedule_waits_for_i
 def test_an_operators_disable_outlives_a_restart(
     conn: Connection, keeping: Callable[..., Process], wait_until: Wait
 ) -> None:
-    first = keeping(keep_success=5.0)
+    first = keeping(keep_success=Duration(5))
     schedules.disable(conn, PURGE)
     newest = value(conn, "select coalesce(max(id), 0) from tasks")
     assert first.stop() == 0
     conn.execute("update triggers set due_at = now()")
-    keeping(keep_success=5.0)
+    keeping(keep_success=Duration(5))
     wait_until(lambda: schedules.runs(conn, SWEEP).rows, timeout=40)  # both were due, to the same look
     assert [row["id"] for row in schedules.runs(conn, PURGE).rows if row["id"] > newest] == []
     assert not schedules.get(conn, PURGE).enabled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 from pathlib import Path
 
@@ -156,9 +157,31 @@ def test_what_is_configured_wins_over_a_running_set_up_one_by_one(tmp_path: Path
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"database_url": "x"}'])
 def test_a_broken_up_json_is_an_error_that_names_the_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "up.json").write_text(content)
-    with pytest.raises(SettingsError, match=r"up\.json can't be read") as caught:
+    with pytest.raises(SettingsError, match=r"up\.json (can't be read|is not what)") as caught:
         read(tmp_path)
     assert "pgfleet up" in str(caught.value.hint)
+
+
+def test_what_a_set_up_that_was_killed_left_behind_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "up.json").write_text(json.dumps(UP))
+    with (tmp_path / "up.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert read(tmp_path).database_url == "host=up"
+    assert read(tmp_path).database_url == ""
+
+
+@pytest.mark.parametrize("given", ["30", "0.5", "1000"])
+def test_how_long_tasks_are_kept_is_refused_without_its_unit(tmp_path: Path, given: str) -> None:
+    with pytest.raises(SettingsError, match="a duration with its unit"):
+        read(tmp_path, KEEP_SUCCESS=given)
+    assert (read(tmp_path, KEEP_SUCCESS="0").keep_success, read(tmp_path, KEEP_SUCCESS="30s").keep_success) == (0, 30)
+
+
+@pytest.mark.parametrize("given", ["notaurl", "file:///etc/passwd", "https://", "ftp://x/keys"])
+def test_a_url_to_fetch_keys_from_is_refused_where_it_is_none(tmp_path: Path, given: str) -> None:
+    with pytest.raises(SettingsError, match="PGFLEET_AUTH_JWKS_URL is malformed"):
+        read(tmp_path, AUTH_JWKS_URL=given)
+    assert read(tmp_path, AUTH_JWKS_URL="http://127.0.0.1:9/k").auth_jwks_url == "http://127.0.0.1:9/k"
 
 
 def test_a_nickname_with_a_colon_is_refused_wherever_it_comes_from() -> None:

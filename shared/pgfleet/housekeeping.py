@@ -16,8 +16,9 @@ from pgfleet.leftovers import Leftover
 from pgfleet.settings import Settings
 
 #: The schedules that the fleet has of its own, and the types of their runs.
-PURGE = "pgfleet.purge"
-SWEEP = "pgfleet.sweep"
+OWN = "pgfleet."
+PURGE = f"{OWN}purge"
+SWEEP = f"{OWN}sweep"
 NAMES = (PURGE, SWEEP)
 
 #: The statuses in which a task may be purged.

@@ -19,7 +19,7 @@ from psycopg.rows import dict_row
 
 from pgfleet import cron as crons
 from pgfleet import db, housekeeping, sql
-from pgfleet.errors import ScheduleNotFound
+from pgfleet.errors import InvalidSchedule, ScheduleNotFound
 from pgfleet.schedule import CatchUp as CatchUp
 from pgfleet.schedule import Kind as Kind
 from pgfleet.schedule import Overlap as Overlap
@@ -36,8 +36,13 @@ def put(conn: db.Connection, schedule: Schedule) -> Put:
     """Make the schedule, or make the one of its name so; what it has already keeps its clock. Any number may at once.
 
     Raises :class:`~pgfleet.errors.UnknownType` or :class:`~pgfleet.errors.InvalidTask`, of which
-    :class:`~pgfleet.errors.InvalidSchedule` is one.
+    :class:`~pgfleet.errors.InvalidSchedule` is one; also for a name of the fleet's own, which its workers put.
     """
+    if schedule.name.startswith(housekeeping.OWN):
+        raise InvalidSchedule(
+            f'"{schedule.name}" is one of the fleet\'s own: its workers make it as it is.',
+            hint="Choose a name that does not begin with pgfleet.; or disable that one, or trigger it.",
+        )
     return put_all(conn, [schedule])[schedule.name]
 
 

@@ -7,6 +7,7 @@ is a choice of them. An unknown or malformed variable is refused by name: a typi
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 import re
@@ -107,6 +108,19 @@ def duration(value: str) -> Duration:
 MOST_SECONDS = 36_500 * UNITS["d"]
 
 
+def _term(value: str) -> Duration:
+    """A duration with its unit: whoever leaves out the d of 30d would lose all that is older than 30 seconds."""
+    if re.fullmatch(r"[\d.]+", value.strip()) and value.strip("0. "):
+        raise ValueError("a duration with its unit, such as 90s, 12h or 30d, or 0 for ever")
+    return duration(value)
+
+
+def _jwks_url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/\S*)?", value):
+        raise ValueError("a URL such as https://id.example.org/jwks.json")
+    return value
+
+
 def _choice(*values: str) -> Callable[[str], str]:
     def parse(value: str) -> str:
         if value not in values:
@@ -139,7 +153,7 @@ class Settings:
     )
 
     auth_secret_key: str = _field("", _text, "HS256 secret of the bearer tokens (BookLogr's AUTH_SECRET_KEY).")
-    auth_jwks_url: str = _field("", _text, "JWKS URL for RS256/ES256 tokens, instead of the secret.")
+    auth_jwks_url: str = _field("", _jwks_url, "JWKS URL for RS256/ES256 tokens, instead of the secret.")
     auth_single_user: bool = _field(False, _flag, "BookLogr's single-user mode: no token needed, everybody is user 1.")
     cors_origins: tuple[str, ...] = _field((), _origins, "Origins, comma-separated, whose browsers may call the API.")
     api_host: str = _field("127.0.0.1", _text, "Address the API listens on.")
@@ -172,11 +186,11 @@ class Settings:
     )
 
     keep_success: float = _field(
-        Duration(30 * 86_400), duration, "How long a task that succeeded is kept, with its files; 0: for ever."
+        Duration(30 * 86_400), _term, "How long a task that succeeded is kept, with its files; 0: for ever."
     )
-    keep_failure: float = _field(Duration(90 * 86_400), duration, "How long a task that failed is kept; 0: for ever.")
-    keep_crashed: float = _field(Duration(90 * 86_400), duration, "How long a crashed task is kept; 0: for ever.")
-    keep_cancelled: float = _field(Duration(30 * 86_400), duration, "How long a cancelled task is kept; 0: for ever.")
+    keep_failure: float = _field(Duration(90 * 86_400), _term, "How long a task that failed is kept; 0: for ever.")
+    keep_crashed: float = _field(Duration(90 * 86_400), _term, "How long a crashed task is kept; 0: for ever.")
+    keep_cancelled: float = _field(Duration(30 * 86_400), _term, "How long a cancelled task is kept; 0: for ever.")
     cancel_grace: float = _field(
         10.0, _seconds(0, 86_400), "Seconds a task that was called off has to end in, before it is killed or abandoned."
     )
@@ -197,7 +211,8 @@ FIELDS = {PREFIX + field.name.upper(): field for field in dataclasses.fields(Set
 def from_env(env: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
     """Read the settings from ``env`` (default: this process's environment); ``overrides`` that are not None win.
 
-    Where neither names a database, a running ``pgfleet up`` is found through ``<dir>/up.json``.
+    Where neither names a database, a running ``pgfleet up`` is found through ``<dir>/up.json``. One that was killed leaves that
+    file behind: what it says is passed over.
     Raises :class:`SettingsError` for a variable that is unknown or malformed.
     """
     env = os.environ if env is None else env
@@ -238,6 +253,8 @@ def from_env(env: Mapping[str, str] | None = None, **overrides: Any) -> Settings
 
 def _from_up_json(settings: Settings, explicit: Mapping[str, Any]) -> Settings:
     path = settings.dir / "up.json"
+    if _is_left_behind(path.with_name("up.lock")):
+        return settings
     try:
         up = json.loads(path.read_text(encoding="utf-8"))
         found: dict[str, Any] = {"database_url": str(up["database_url"]), "export_dir": Path(up["export_dir"])}
@@ -245,6 +262,26 @@ def _from_up_json(settings: Settings, explicit: Mapping[str, Any]) -> Settings:
             found["auth_secret_key"] = str(up["auth_secret_key"])
     except FileNotFoundError:
         return settings
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"{path} can't be read: {error!r}.", hint="Remove it and run `pgfleet up` again.") from None
+    except (KeyError, TypeError):
+        raise SettingsError(f"{path} is not what `pgfleet up` writes.", hint=_REMOVE) from None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} can't be read: {error!r}.", hint=_REMOVE) from None
     return dataclasses.replace(settings, **{key: value for key, value in found.items() if key not in explicit})
+
+
+_REMOVE = "Remove it and run `pgfleet up` again."
+
+
+def _is_left_behind(lock: Path) -> bool:
+    """Is the lock there that a running ``up`` holds, and nobody has it?"""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

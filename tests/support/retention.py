@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pgfleet import housekeeping
+from pgfleet.settings import Duration
 from tests.support.database import Database
 from tests.support.fleet import Connection
 from tests.support.processes import Process, Processes
@@ -16,7 +17,13 @@ DAY = timedelta(days=1)
 #: Keep whatever has ended for a day.
 ALL = dict.fromkeys(housekeeping.FINISHED, DAY)
 #: The settings of a worker that keeps successes for a day and all else for ever.
-KEEP = {"keep_success": 86_400.0, "keep_failure": 0.0, "keep_crashed": 0.0, "keep_cancelled": 0.0}
+FOR_EVER = Duration(0)
+KEEP = {
+    "keep_success": Duration(86_400),
+    "keep_failure": FOR_EVER,
+    "keep_crashed": FOR_EVER,
+    "keep_cancelled": FOR_EVER,
+}
 
 
 def keeping_a_day(

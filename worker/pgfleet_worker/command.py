@@ -66,9 +66,16 @@ def worker(
     importlib.import_module(OWN)
     installed()
     kept = keeper.fork(settings)
+    handlers_by_type = load(settings.handlers, settings.types)
+    if "csv_export" in handlers_by_type and not settings.export_dir.is_dir():
+        log.get().warning(
+            "volume.missing",
+            folder=str(settings.export_dir.absolute()),
+            hint="Exports fail here until it is there: mount it, set PGFLEET_EXPORT_DIR, or leave csv_export out of --types.",
+        )
     process = Worker(
         settings,
-        load(settings.handlers, settings.types),
+        handlers_by_type,
         load_schedules(settings.handlers),
         listen=not no_listen,
         keeper=kept,
