@@ -27,6 +27,7 @@ from tests.support.database import Database
 from tests.support.following import begun, ended
 from tests.support.netns import NETWORK, Network, NoNamespaces
 from tests.support.processes import Process, Processes
+from tests.support.workers import sleeping
 
 Wait = Callable[..., Any]
 #: Seconds. What is promised for a half-open connection, and what two busy cores may add.
@@ -130,6 +131,10 @@ def test_a_half_open_connection_is_noticed_at_both_ends_within_half_a_minute(sit
     address = site.network["one"].address
     sessions = "select count(*) from pg_stat_activity where client_addr = %s"
     assert site.conn.execute(sessions, [address]).fetchone() != (0,)
+    wait_until(sleeping(site.conn))
+    # One that is cut off while it connects has not told yet how it is to be probed: Postgres keeps it for a minute.
+    busy = f"{sessions} and state is distinct from 'idle'"
+    wait_until(lambda: site.conn.execute(busy, [address]).fetchone() == (0,))
     site.network["one"].cut()
     began = time.monotonic()
     wait_until(lambda: one.events("heartbeat.missed"), timeout=NOTICED + SLACK)

@@ -43,6 +43,18 @@ def test_without_a_nickname_the_worker_is_its_bare_uuid(
     assert re.fullmatch(UUID, row["worker"])
 
 
+def test_a_worker_that_takes_exports_says_at_its_start_where_their_volume_is_missing(
+    database: Database, processes: Processes, tmp_path: Path
+) -> None:
+    missing = tmp_path / "not" / "mounted"
+    there = database.settings(export_dir=tmp_path)
+    assert not worker(processes, "--types", "csv_export", settings=there).events("volume.missing")
+    here = database.settings(export_dir=missing)
+    warned = worker(processes, "--types", "csv_export", settings=here).events("volume.missing")
+    assert [event["folder"] for event in warned] == [str(missing)]
+    assert not worker(processes, "--types", "echo", settings=here).events("volume.missing")
+
+
 def test_a_starting_worker_drains_the_backlog(database: Database, processes: Processes, wait_until: Wait) -> None:
     conn = database.connect()
     register(conn, "echo", "echo_async")
