@@ -5,29 +5,39 @@ The server has no timeout for either. So that clients that stand still can't sto
 
 from __future__ import annotations
 
-import threading
+from queue import Empty, SimpleQueue
 
 from pgfleet_api.errors import Refused
 
 #: Threads that no client's slowness may hold, where there are that many.
 LEFT = 2
+#: Seconds to wait for a place: a body that has come is read in microseconds, once the interpreter comes to it.
+CROWDED = 0.5
 
 
 class Places:
-    """So many may be taken at once; one more is refused (503). Thread-safe; a context manager takes one for a while."""
+    """So many may be taken at once; one more waits for a moment and is refused (503). Thread-safe.
+
+    As a context manager it takes one for a while.
+    """
 
     def __init__(self, number: int, message: str) -> None:
-        self._free = threading.BoundedSemaphore(max(1, number))
+        # Of tokens; not a semaphore, whose Python would be in the way of every request with a body.
+        self._free: SimpleQueue[None] = SimpleQueue()
+        for _ in range(max(1, number)):
+            self._free.put(None)
         self._message = message
 
     def take(self) -> None:
-        """Take one. Raises :class:`~pgfleet_api.errors.Refused`."""
-        if not self._free.acquire(blocking=False):
-            raise Refused(503, self._message)
+        """Take one, as soon as there is one. Raises :class:`~pgfleet_api.errors.Refused`."""
+        try:
+            self._free.get(timeout=CROWDED)
+        except Empty:
+            raise Refused(503, self._message) from None
 
     def give_back(self) -> None:
         """Give it back, from any thread, once."""
-        self._free.release()
+        self._free.put(None)
 
     def __enter__(self) -> None:
         self.take()
