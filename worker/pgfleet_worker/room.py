@@ -108,7 +108,7 @@ class Room:
         self._lag = 0.0
         self._late = False  # is the event loop?
         self._blocked = 0.0  # or even blocked: for so many seconds
-        #: Was the event loop blocked at the measure before the last one, and is no more?
+        #: Was the event loop blocked until the last measure?
         self.reopened = False
 
     def take(self, claimed: list[Claimed], *, more: bool) -> list[Claimed]:
@@ -294,9 +294,8 @@ class Room:
             self._no_ahead_until = now + 1.0
             return threads.take_back() + coroutines.take_back()
         patience = max(HELD_UP, self._lag)
-        if (
-            now < self._no_ahead_on_loop_until
-        ):  # where blocks come one after the other, it would go to and fro with each
+        # Where blocks come one after the other, it would go to and fro with each.
+        if now < self._no_ahead_on_loop_until:
             patience = max(patience, 2 * self._patience)
         if coroutines.queued and self._blocked >= patience:
             self._patience, self._no_ahead_on_loop_until = patience, now + 1.0
