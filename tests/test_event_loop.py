@@ -8,7 +8,7 @@ from typing import Any
 
 from pgfleet import tasks
 from tests.support.database import Database
-from tests.support.fleet import value
+from tests.support.fleet import Connection, value
 from tests.support.following import begun, ended, register, statuses
 from tests.support.processes import Processes
 from tests.support.workers import worker
@@ -18,15 +18,20 @@ Wait = Callable[..., Any]
 RETURNED = "select count(*) from task_attempts where status = 'released'"
 
 
+def measured(conn: Connection, wait_until: Wait, *types: str) -> None:
+    """Have the worker do so many tasks of each that it knows them to be short."""
+    for type in types:
+        tasks.create_many(conn, type, [None] * 500, created_by=1)
+    wait_until(lambda: tasks.find(conn, status=["success"]).total == 500 * len(types))
+
+
 def test_tasks_that_a_blocked_event_loop_can_not_begin_go_to_another_worker(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn, gate = database.connect(), tmp_path / "gate"
-    register(conn, "blocks_async")
     here = database.settings(poll=600)
     worker(processes, "--nickname", "a", "--types", "blocks_async", "--concurrency", "4", settings=here)
-    tasks.create_many(conn, "blocks_async", [None] * 500, created_by=1)
-    wait_until(lambda: tasks.find(conn, status=["success"]).total == 500)
+    measured(conn, wait_until, "blocks_async")
     long = tasks.create(conn, "blocks_async", {"gate": str(gate)}, created_by=1)
     wait_until(begun(gate))
     worker(processes, "--nickname", "b", "--types", "blocks_async", "--concurrency", "4", settings=here)
@@ -42,11 +47,9 @@ def test_behind_a_blocked_event_loop_nothing_is_claimed_again_and_what_came_mean
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn, gate, then = database.connect(), tmp_path / "gate", tmp_path / "then"
-    register(conn, "blocks_async")
     here = database.settings(poll=600)
     worker(processes, "--types", "blocks_async,echo", "--concurrency", "10", settings=here)
-    tasks.create_many(conn, "blocks_async", [None] * 500, created_by=1)
-    wait_until(lambda: tasks.find(conn, status=["success"]).total == 500)
+    measured(conn, wait_until, "blocks_async")
     blocking = tasks.create(conn, "blocks_async", {"gate": str(gate), "then": str(then)}, created_by=1)
     wait_until(begun(gate))
     ids = [tasks.create(conn, "blocks_async", created_by=1) for _ in range(40)]
@@ -68,12 +71,9 @@ def test_what_came_in_many_priorities_while_the_loop_was_blocked_is_all_found(
     database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
 ) -> None:
     conn = database.connect()
-    register(conn, "blocks_async", "echo_async", "echo")
     here = database.settings(poll=600)
     worker(processes, "--types", "blocks_async,echo_async,echo", "--concurrency", "10", settings=here)
-    for type in ("echo_async", "echo"):  # both are measured to be short
-        tasks.create_many(conn, type, [None] * 500, created_by=1)
-    wait_until(lambda: tasks.find(conn, status=["success"]).total == 1000)
+    measured(conn, wait_until, "echo_async", "echo")
     for n in range(3):
         gate, before = tmp_path / f"gate{n}", value(conn, RETURNED)
         ids = [tasks.create(conn, "blocks_async", {"gate": str(gate)}, created_by=1)]

@@ -44,7 +44,7 @@ def create_app(settings: Settings) -> Flask:
         settings=settings,
         connections=connections,
         notifier=notifier,
-        creator=Creator(connections, notifier, keyed=max(1, settings.api_threads // 2)),
+        creator=Creator(connections, notifier, keyed=places.for_keyed(settings.api_threads)),
         verifier=_verifier(settings),
         counters=Counters(),
         bodies=places.for_bodies(settings.api_threads),

@@ -17,14 +17,11 @@ import psycopg
 from pgfleet import db, tasks
 from pgfleet.errors import PgfleetError
 from pgfleet_api.connections import Connections
-from pgfleet_api.errors import Refused
 from pgfleet_api.notifier import Kind, Notifier
+from pgfleet_api.places import Places
 
 #: Tasks in one statement, at most.
 BATCH = 100
-
-#: Seconds that a request with a unique key waits where as many as may are waiting for Postgres already.
-CROWDED = 0.5
 
 #: What a task that can't be inserted raises. Others may come after the insert's commit, while the fleet is told.
 FAULTS = (PgfleetError, psycopg.DataError, psycopg.IntegrityError)
@@ -55,14 +52,14 @@ class _Insert:
 class Creator:
     """Inserts tasks, and has the fleet told of them after the commit. Thread-safe.
 
-    ``keyed``: so many requests with a unique key may be under way at once.
+    ``keyed``: the places of requests with a unique key, while their tasks are inserted.
     """
 
-    def __init__(self, connections: Connections, notifier: Notifier, keyed: int = 8) -> None:
+    def __init__(self, connections: Connections, notifier: Notifier, keyed: Places) -> None:
         self._connections = connections
         self._notifier = notifier
         self._lock = threading.Lock()
-        self._keyed = threading.BoundedSemaphore(keyed)
+        self._keyed = keyed
         self._waiting: list[_Item] = []
         self._led = False
 
@@ -72,14 +69,8 @@ class Creator:
         if wanted.unique_key is not None:
             # It may have to wait for another transaction that holds its key. Nobody else should: not in the same insert, nor,
             # where many wait like that, for a thread.
-            if not self._keyed.acquire(timeout=CROWDED):
-                raise Refused(
-                    503, "Too many tasks with a unique_key are being created at once, or wait for its holder."
-                )
-            try:
+            with self._keyed:
                 self._finish(_Insert([item]))
-            finally:
-                self._keyed.release()
         else:
             self._join(item)
         if item.error is not None:

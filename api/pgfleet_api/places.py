@@ -1,6 +1,7 @@
-"""How many threads may wait for clients at once: one that sends or takes its bytes slowly holds a thread meanwhile.
+"""How many threads may wait at once for what may take as long as it likes, so that others are left for all else.
 
-The server has no timeout for either. So that clients that stand still can't stop the others, a few threads are left to them.
+A client that sends or takes its bytes slowly holds a thread meanwhile, and the server has no timeout for either; a task with a
+unique key waits for whoever else is creating one of that key.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from queue import Empty, SimpleQueue
 
 from pgfleet_api.errors import Refused
 
-#: Threads that no client's slowness may hold, where there are that many.
+#: Threads that no bodies may hold, where there are that many.
 LEFT = 2
-#: Seconds to wait for a place: a body that has come is read in microseconds, once the interpreter comes to it.
+#: Seconds to wait for a place: most are held for a moment.
 CROWDED = 0.5
 
 
@@ -54,3 +55,8 @@ def for_bodies(threads: int) -> Places:
 def for_downloads(threads: int) -> Places:
     """For downloads that are too large to be handed to the server at once."""
     return Places(threads // 2, "Too many files are being downloaded.")
+
+
+def for_keyed(threads: int) -> Places:
+    """For tasks with a unique key, while they are inserted."""
+    return Places(threads // 2, "Too many tasks with a unique_key are being created at once, or wait for its holder.")

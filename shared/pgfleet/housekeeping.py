@@ -15,10 +15,10 @@ from pgfleet import db, leftovers, sql, volume
 from pgfleet.leftovers import Leftover
 from pgfleet.settings import Settings
 
-#: The schedules that the fleet has of its own, and the types of their runs.
-OWN = "pgfleet."
-PURGE = f"{OWN}purge"
-SWEEP = f"{OWN}sweep"
+#: How the names of the fleet's own begin: its schedules, which are also the types of their runs.
+RESERVED = "pgfleet."
+PURGE = f"{RESERVED}purge"
+SWEEP = f"{RESERVED}sweep"
 NAMES = (PURGE, SWEEP)
 
 #: The statuses in which a task may be purged.

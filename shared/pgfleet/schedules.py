@@ -38,7 +38,7 @@ def put(conn: db.Connection, schedule: Schedule) -> Put:
     Raises :class:`~pgfleet.errors.UnknownType` or :class:`~pgfleet.errors.InvalidTask`, of which
     :class:`~pgfleet.errors.InvalidSchedule` is one; also for a name of the fleet's own, which its workers put.
     """
-    if schedule.name.startswith(housekeeping.OWN):
+    if schedule.name.startswith(housekeeping.RESERVED):
         raise InvalidSchedule(
             f'"{schedule.name}" is one of the fleet\'s own: its workers make it as it is.',
             hint="Choose a name that does not begin with pgfleet.; or disable that one, or trigger it.",

@@ -72,7 +72,7 @@ async def blocks_async(task: Task) -> None:
 async def steps_async(task: Task) -> None:
     """Goes on in steps of 2 ms until its gate is open: with many such, each comes to its next step late."""
     while not Path(task.data["gate"]).exists():
-        time.sleep(0.002)
+        time.sleep(0.002)  # a step, as long as a handler that computes takes
         await asyncio.sleep(0)
 
 

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pgfleet.errors import InvalidSchedule, PgfleetError, SettingsError
+from pgfleet.housekeeping import RESERVED
 
 if TYPE_CHECKING:
     from pgfleet_worker.declaration import Declaration
@@ -30,8 +31,6 @@ MARK = "__pgfleet_handler__"
 SCHEDULES = "__pgfleet_schedules__"
 GROUP = "pgfleet.handlers"
 OWN = "pgfleet_worker.handlers.csv_export"
-#: What the names of the fleet's own types and schedules begin with.
-RESERVED = "pgfleet."
 
 F = TypeVar("F", bound="Callable[[Task], Any]")
 

@@ -205,7 +205,7 @@ class Looks:
         self._at_any_cost = self._at_any_cost and self.owed
 
     def _ask_for(self, *, kept: bool) -> list[int]:
-        """The ids to ask for now: those heard since the last claim, and with ``kept`` the kept ones before them."""
+        """Which ids to ask for now, in this order: with ``kept`` the kept ones, then those heard since the last claim."""
         ids, self._heard = self._heard, []
         if len(ids) > 1:
             self.owe()  # many came at once: there may be more than were told of

@@ -180,9 +180,8 @@ class Room:
             if stuck < self._slots:  # what longer tasks hold is no room for short ones
                 least = max(1, self._concurrency - stuck)
                 self._ahead = min(MOST_AHEAD, max(least, round(self._rate * max(AHEAD, self._lag))))
-        self._least = max(
-            1, self._ahead // 4
-        )  # ahead, whole batches: a round trip for one slot costs more than it brings
+        # Ahead, whole batches: a round trip for one slot costs more than it brings.
+        self._least = max(1, self._ahead // 4)
         self._left = self._concurrency + self._ahead - self._count()
         return self._left
 

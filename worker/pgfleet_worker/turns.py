@@ -62,7 +62,7 @@ class Turns:
         self.alive, self.sleepers = 1, 0
 
     def take(self, heard: Sequence[int], standing: Standing, own: Sequence[int] = ()) -> list[int]:
-        """The ids to go for now: of those ``heard``, of this node's ``own``, and those left to others for long enough."""
+        """Which ids to claim now: of those just ``heard``, of this node's ``own``, of those left to others long enough ago."""
         now = time.monotonic()
         mine: list[int] = []
         self.alive, self.sleepers = max(standing.alive, 1), standing.sleepers
