@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.chaos import account
+from pgfleet import firing as engine
+from pgfleet import schedules
+from pgfleet.schedules import Schedule, Trigger
+from tests.chaos import account, rules
 from tests.chaos.stage import HERE
 from tests.chaos.work import Ledger
 from tests.support.database import Database
@@ -58,6 +62,7 @@ class Played:
             "right": account.right(facts),
             "history": account.history(facts),
             "files": account.files(facts, self.volume),
+            "parts": rules.parts(facts),
         }
         return {name: wrong for name, wrong in found.items() if wrong}
 
@@ -95,6 +100,18 @@ def one_of_each(played: Played) -> int:
 def test_a_fleet_that_keeps_the_rules_has_a_clean_account(played: Played) -> None:
     one_of_each(played)
     assert played.wrong() == {}
+
+
+def test_a_run_for_all_nodes_that_finds_none_is_no_breach(played: Played) -> None:
+    first = one_of_each(played)
+    for worker in (WORKER, OTHER):
+        lapse(played.conn, worker)
+    once = Schedule("s", "job", (Trigger.once(after=timedelta()),), all_nodes=True, data='{"key": "s"}')
+    schedules.put(played.conn, once)
+    engine.fire(played.conn)
+    assert played.wrong() == {}
+    played.conn.execute("update tasks set worker = 'all nodes' where id = %s", [first])
+    assert "parts" in played.wrong()
 
 
 #: What is done behind the fleet's back, to the task {id}, and which checks must say so.

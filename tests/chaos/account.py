@@ -34,8 +34,9 @@ ARROWS = {
 }  # fmt: skip
 #: What is made for a node that has no worker any more crashes there.
 ARROWS_OF_PARTS = {("fresh", "crashed"), ("waiting", "crashed")}
-#: A run on all nodes while none lives is a failure that says so.
+#: A run on all nodes while none lives is a failure that says so, its first attempt, and has no parts.
 ARROWS_OF_RUNS = {(None, "failure")}
+NO_NODE = "No live worker serves"
 #: How each kind of work ends where nobody cancels it and no crash limit is reached.
 ENDS = {
     "doomed": {"failure"}, "timed": {"failure"}, "stubborn": {"failure"}, "poison": {"crashed"},
@@ -134,7 +135,7 @@ def settled(facts: Facts) -> list[str]:
                 wrong.append(f"task {id} went {event.old_status} -> {event.new_status}")
             if before is not None and (event.old_status, event.old_attempt) != (before.new_status, before.new_attempt):
                 wrong.append(f"task {id} changed unseen before {event.new_status}")
-            started = event.old_status != "started" and event.new_status == "started"
+            started = (event.old_status != "started" and event.new_status == "started") or arrow in ARROWS_OF_RUNS
             if before is not None and event.new_attempt != before.new_attempt + started:
                 wrong.append(f"task {id}: attempt {before.new_attempt} -> {event.new_attempt} at {event.new_status}")
             starts[event.new_attempt] += started
@@ -166,7 +167,7 @@ def right(facts: Facts) -> list[str]:
             may.add("cancelled")
         if row["parent"] is not None and (row["error"] or "").startswith(f"Node {row['node']} has no live worker"):
             may.add("crashed")
-        if row["schedule"] is not None and (row["error"] or "").startswith("No live worker serves"):
+        if row["schedule"] is not None and (row["error"] or "").startswith(NO_NODE):
             may.add("failure")
         if row["crash_count"] > facts.max_crashes[row["type"]]:
             may = {"crashed", *(may & {"cancelled"})}
