@@ -104,8 +104,7 @@ def test_a_fleet_that_keeps_the_rules_has_a_clean_account(played: Played) -> Non
 
 def test_a_run_for_all_nodes_that_finds_none_is_no_breach(played: Played) -> None:
     first = one_of_each(played)
-    for worker in (WORKER, OTHER):
-        lapse(played.conn, worker)
+    played.conn.execute("update workers set lost_at = now()")
     once = Schedule("s", "job", (Trigger.once(after=timedelta()),), all_nodes=True, data='{"key": "s"}')
     schedules.put(played.conn, once)
     engine.fire(played.conn)

@@ -13,7 +13,7 @@ from pgfleet.firing import Due, plan
 from pgfleet.schedules import Schedule, Trigger
 from tests.support.database import Database
 from tests.support.firing import HOUR, HOURLY, come_due, finish, fleet
-from tests.support.fleet import OTHER, column, sqlstate, task, value
+from tests.support.fleet import OTHER, WORKER, column, lapse, register, sqlstate, task, value
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -324,3 +324,45 @@ def test_a_run_on_all_nodes_without_a_node_is_a_failure_that_says_so(database: D
     assert "No live worker" in task(conn, id)["error"]
     assert schedules.emit(conn, "e") == 1
     assert schedules.get(conn, "s").failures == 2
+
+
+def test_a_run_on_all_nodes_waits_for_those_whose_heartbeat_is_overdue(database: Database) -> None:
+    everywhere = Schedule("s", "job", (HOURLY, Trigger.on("e")), all_nodes=True, overlap="allow")
+    conn = fleet(database, everywhere, Schedule("t", "job", (HOURLY,), overlap="allow"))
+    conn.execute("select register_worker(%s, 'far', '{job}', 1, '1 hour', '1')", [OTHER])
+
+    def fired() -> dict[str, list[str]]:
+        """The nodes that each run went to, by schedule."""
+        tasks = firing.fire(conn).tasks
+        return {
+            task(conn, id)["schedule"]: column(conn, "select node from tasks where parent = %s order by node", id)
+            for id in tasks
+        }
+
+    lapse(conn)
+    lapse(conn, OTHER)
+    come_due(conn, name="t")
+    come_due(conn)
+    assert fired() == {"t": []}
+    conn.execute("select renew_worker(%s)", [WORKER])
+    assert fired() == {}
+    conn.execute("select renew_worker(%s)", [OTHER])
+    assert fired() == {"s": ["far", "node"]}
+
+    # One that does not come back is rescued. An event waits for nobody.
+    lapse(conn, OTHER)
+    come_due(conn)
+    assert fired() == {}
+    assert schedules.emit(conn, "e") == 1
+    conn.execute("select rescue_tasks()")
+    assert fired() == {"s": ["node"]}
+
+    # Nor is one waited for whose node has another, or that was told to drain.
+    register(conn, f"{WORKER}2")
+    lapse(conn)
+    come_due(conn)
+    assert fired() == {"s": ["node"]}
+    conn.execute("update workers set orders = 'drain' where id = %s", [WORKER])
+    conn.execute("delete from workers where id <> %s", [WORKER])
+    come_due(conn)
+    assert fired() == {"s": []}

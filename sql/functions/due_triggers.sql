@@ -2,6 +2,8 @@
 -- fire_trigger before that. None is answered to two callers at once, none waits for another, so there is no deadlock; what a
 -- caller drops, by dying, is due again at once.
 -- A trigger's schedule is locked with it, so that one caller at a time decides on overlap, by what is committed.
+-- What is to run on all nodes stays due while a node's workers have missed their heartbeats and nobody has declared them lost: they
+-- renew in a moment, as all do when Postgres has been away, or are rescued. Fired between the two it would go to few nodes, or none.
 -- `before`: due times before it are not to be caught up (its schedule was disabled until then; null: it never was).
 create or replace function due_triggers(quantity integer default 100)
 returns table (
@@ -21,6 +23,13 @@ begin
                t.unaimed, s.enabled_at, s.catch_up, s.catch_up_limit, now()
         from triggers t join schedules s on s.name = t.schedule
         where t.due_at <= now() and not t.paused
+          and not (s.all_nodes and exists (
+              select from workers w
+              where s.type = any (w.types) and w.lost_at is null and w.lease_expires_at <= now() and w.orders <> 'drain'
+                and not exists (
+                    select from workers other
+                    where other.node = w.node and s.type = any (other.types) and other.lost_at is null
+                      and other.lease_expires_at > now() and other.orders <> 'drain')))
         order by t.due_at limit due_triggers.quantity
         for update of t, s skip locked;
 end $$;
