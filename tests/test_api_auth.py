@@ -113,6 +113,13 @@ def test_a_token_that_is_no_access_token_of_a_user_is_401(
     assert status(client, signed(settings, claims)) == 401
 
 
+def test_a_token_from_the_future_is_told_from_a_forged_one(client: FlaskClient, settings: Settings) -> None:
+    token = signed(settings, {**BOOKLOGR, "nbf": LATER})
+    answer = client.get("/v1/tasks", headers={"Authorization": f"Bearer {token}"}).json
+    assert answer is not None
+    assert "not valid yet" in answer["message"]
+
+
 def test_a_missing_forged_or_unsigned_token_is_401(client: FlaskClient, settings: Settings) -> None:
     good = signed(settings, BOOKLOGR)
     assert status(client, good) == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from collections.abc import Callable
@@ -88,7 +89,9 @@ def test_every_option_reaches_the_row(admin: Any) -> None:
         ({"type": "csv_export", "timeout": "1 hour"}, ["timeout"]),
         ({"type": "csv_export", "node": ""}, ["node"]),
         ({"type": "csv_export", "node": "a\x00"}, ["node", "NUL"]),
-        ({"type": "csv_export", "unique_key": ""}, ["unique_key"]),
+        ({"type": "csv_export", "unique_key": ""}, ["unique_key", "1 or more"]),
+        ({"type": "csv_export", "unique_key": "k" * 201}, ["unique_key", "201 characters", "at most 200"]),
+        ({"type": "csv_export", "\ud800": 1}, ["name"]),
         ({"type": "csv_export", "unique_key": "a\x00"}, ["unique_key", "NUL"]),
         ({"type": "csv_\x00export"}, ["NUL"]),
         ({"type": "csv_export", "data": "a\x00b"}, ["data", "NUL"]),
@@ -118,10 +121,24 @@ def test_an_escaped_backslash_before_u0000_is_no_nul(reader: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"{", b"{'a': 1}", b'{"type": NaN}', b"\xff\xfe", b'"\xc3\x28"', b"[" * 100_000, b"1" * 5000 + b"}"]
+    ("raw", "word"),
+    [
+        (b"", "no JSON"),
+        (b"{", "no JSON"),
+        (b"{'a': 1}", "no JSON"),
+        (b'{"type": NaN}', "NaN"),
+        (b"\xff\xfe", "UTF-8"),
+        (b'"\xc3\x28"', "UTF-8"),
+        (b"[" * 100_000, "deeply"),
+        (b"1" * 5000 + b"}", "digits"),
+        (b'{"type": "csv_export", "priority": 1, "priority": 2}', "'priority' is given twice"),
+        (b'{"type": "csv_export", "data": {"a": {"b": 1, "b": 1}}}', "'b' is given twice"),
+    ],
 )
-def test_broken_json_is_400(reader: Any, raw: bytes) -> None:
-    refused(reader("POST", "/v1/tasks", data=raw, content_type="application/json"), 400)
+def test_broken_json_is_400(reader: Any, raw: bytes, word: str) -> None:
+    response = reader("POST", "/v1/tasks", data=raw, content_type="application/json")
+    refused(response, 400, word)
+    assert "sys." not in response.text
 
 
 @pytest.mark.parametrize("raw", [b"[]", b"null", b'"csv_export"', b"1"])
@@ -132,6 +149,28 @@ def test_json_that_is_no_object_is_422(reader: Any, raw: bytes) -> None:
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
 def test_another_content_type_is_415(reader: Any, kind: str | None) -> None:
     refused(reader("POST", "/v1/tasks", data=b'{"type": "csv_export"}', content_type=kind), 415, "application/json")
+
+
+def test_a_coded_body_is_415_and_told_to_come_as_it_is(reader: Any) -> None:
+    body = gzip.compress(b'{"type": "csv_export"}')
+    response = reader(
+        "POST",
+        "/v1/tasks",
+        data=body,
+        content_type="application/json",
+        environ_overrides={"HTTP_CONTENT_ENCODING": "gzip"},
+    )
+    refused(response, 415, "gzip")
+    assert response.headers["Accept-Encoding"] == "identity"
+
+
+def test_a_parameter_where_none_is_taken_is_400_and_nothing_is_done(reader: Any, database: Database) -> None:
+    id = create(reader)
+    refused(reader("POST", "/v1/tasks?priority=5", json={"type": "csv_export"}), 400, "'priority'", "body")
+    refused(reader("DELETE", f"/v1/tasks/{id}?force=true"), 400, "'force'")
+    assert reader("GET", f"/v1/tasks/{id}?_=1").json["status"] == "fresh"
+    with database.connect() as conn:
+        assert conn.execute("select count(*) from tasks").fetchone() == (1,)
 
 
 def test_a_body_over_the_limit_is_413_whether_or_not_it_says_its_length(settings: Settings, reader: Any) -> None:

@@ -129,6 +129,7 @@ def test_a_name_of_the_fleets_own_is_refused(admin: Any, name: str) -> None:
     refused(admin("PUT", f"/v1/schedules/{name}", json={"type": "csv_export"}), 422, name, "the fleet's own")
     refused(admin("GET", f"/v1/schedules/{name}"), 404)
     refused(admin("GET", "/v1/schedules/a%00"), 404)
+    refused(admin("PUT", "/v1/schedules/a%00", json={"type": "csv_export"}), 422, "name", "NUL")
 
 
 def test_schedules_are_listed_by_name_and_filters_combine(database: Database, admin: Any) -> None:
@@ -276,9 +277,9 @@ def test_an_event_needs_no_payload_but_a_name_and_json_that_can_be_stored(admin:
     refused(admin("POST", "/v1/events/e", data="{", content_type="application/json"), 400, "no JSON")
     refused(admin("POST", "/v1/events/e", data="{}", content_type="text/plain"), 415)
     refused(admin("POST", "/v1/events/e", json=["\x00"]), 422, "NUL")
-    refused(admin("POST", "/v1/events/e", data="[1e999]", content_type="application/json"), 422)
+    refused(admin("POST", "/v1/events/e", data="[1e999]", content_type="application/json"), 422, "payload", "too large")
     refused(admin("POST", "/v1/events/-", json=1), 422, "event")
-    refused(admin("POST", "/v1/events/a%00", json=1), 404)
+    refused(admin("POST", "/v1/events/a%00", json=1), 422, "name", "NUL")
 
 
 def test_firing_is_stopped_and_started_and_events_are_held_meanwhile(database: Database, admin: Any) -> None:

@@ -24,11 +24,20 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not part of JSON")
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, none of whose names is given twice: what it means would be each reader's own choice."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twice = next(name for name in value if sum(name == given for given, _ in pairs) > 1)
+        raise ValueError(f"the name {twice[:100]!r} is given twice")
+    return value
 
 
 # Made once: json.loads and json.dumps make theirs anew at each call with arguments.
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=once)
 _ENCODER = json.JSONEncoder(default=vars)
 
 
@@ -71,13 +80,24 @@ def _decoded(raw: bytes) -> Any:
         raise Refused(400, f"The body is not UTF-8: {error.reason} at byte {error.start}.") from None
     except RecursionError:
         raise Refused(400, "The body is nested too deeply.") from None
-    except ValueError as error:  # also an integer of more digits than Python converts
-        raise Refused(400, f"The body is no JSON: {error}") from None
+    except json.JSONDecodeError as error:
+        raise Refused(400, f"The body is no JSON: {error}.") from None
+    except ValueError as error:
+        # Python's own words for an integer of more digits than it converts are about Python.
+        reason = "a number has too many digits" if "int_max_str_digits" in str(error) else error
+        raise Refused(400, f"The body is not taken: {reason}.") from None
 
 
 def _read() -> bytes:
-    """The body's bytes. Werkzeug refuses one that says it is too large; of one that doesn't say (chunked), it would give
-    us the beginning and no error. Of one that ends early our server does likewise."""
+    """The body's bytes, as they were sent. Werkzeug refuses one that says it is too large; of one that doesn't say
+    (chunked), it would give us the beginning and no error. Of one that ends early our server does likewise."""
+    coding = request.environ.get("HTTP_CONTENT_ENCODING", "identity")
+    if coding.lower() != "identity":
+        raise Refused(
+            415,
+            f"A body with Content-Encoding {coding[:100]!r} is not taken; send it as it is.",
+            {"Accept-Encoding": "identity"},
+        )
     with state().bodies:
         raw = _received()
     if len(raw) < (said := request.content_length or 0):
@@ -156,13 +176,18 @@ def _kind(value: Any) -> str:
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     """One sentence for each thing wrong, naming its field."""
     said = []
-    for item in error.errors(include_url=False, include_context=False):
-        name = ".".join(str(part) for part in item["loc"])
+    for item in error.errors(include_url=False):
+        name = ".".join(str(part) for part in item["loc"]) or "A field's name"
+        given = item["input"]
         if item["type"] == "extra_forbidden":
             known = f"; known are {', '.join(model.model_fields)}" if len(item["loc"]) == 1 else ""
             said.append(f"Unknown field {name[:100]!r}{known}.")
         elif item["type"] == "missing":
             said.append(f"{name} is missing.")
+        elif item["type"] in ("too_long", "string_too_long") and isinstance(given, str):
+            said.append(f"{name}: it has {len(given)} characters; at most {item['ctx']['max_length']} are taken.")
+        elif item["type"] in ("too_short", "string_too_short") and isinstance(given, str):
+            said.append(f"{name}: it has {len(given)} characters; it must have {item['ctx']['min_length']} or more.")
         else:
             said.append(f"{name}: {item['msg'].removeprefix('Value error, ')}.")
     return " ".join(said)

@@ -9,6 +9,7 @@ from pgfleet.tasks import MAX_BIGINT
 from pgfleet.tokens import User
 from pgfleet_api.errors import Refused
 from pgfleet_api.fields import storable
+from pgfleet_api.messages import once
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
@@ -21,8 +22,8 @@ def check(type: str, data: Any, user: User) -> str | None:
     return text
 
 
-def stored(data: Any) -> str | None:
-    """``data`` as text for the row; 422 for what Postgres can't store."""
+def stored(data: Any, what: str = "data") -> str | None:
+    """``data`` as text for the row; 422, which calls it ``what``, for what Postgres can't store."""
     if data is None:
         return None
     try:
@@ -34,9 +35,11 @@ def stored(data: Any) -> str | None:
             _storable_throughout(data)
         return text
     except RecursionError:
-        raise Refused(422, "data: it is nested too deeply.") from None
+        raise Refused(422, f"{what}: it is nested too deeply.") from None
     except ValueError as error:
-        raise Refused(422, f"data: {error}.") from None
+        # JSON has no word for an infinite number, which is what one becomes that is too large.
+        reason = "it holds a number that is too large" if "JSON compliant" in str(error) else error
+        raise Refused(422, f"{what}: {reason}.") from None
 
 
 def _storable_throughout(value: Any) -> None:
@@ -52,9 +55,9 @@ def _storable_throughout(value: Any) -> None:
 
 
 def _parsed(text: str) -> Any:
-    """What the worker will read in ``text``. A name given twice could mean one thing here and another there: refused."""
+    """What the worker will read in ``text``."""
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        return json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise Refused(422, f"data: a csv_export takes a JSON object: {error}.") from None
 
@@ -70,10 +73,3 @@ def _check_export(payload: Any, user: User) -> None:
         raise Refused(422, "data: owner_id must be a user's id, a whole number from 1.")
     if owner != user.id and not user.is_admin:
         raise Refused(403, "Only an admin may export somebody else's books: owner_id must be your own id, or absent.")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise ValueError("a name is given twice")
-    return value

@@ -90,7 +90,7 @@ def put(user: User, name: str) -> Response:
         became = schedules.put(
             conn,
             schedules.Schedule(
-                name=_storable(name),
+                name=_new_name(name),
                 type=wanted.type,
                 triggers=tuple(_trigger(given) for given in wanted.triggers),
                 data=data,
@@ -202,9 +202,9 @@ def runs(user: User, name: str) -> Response:
 @admin_only
 def emit(user: User, name: str) -> Response:
     payload = messages.json_body_or_nothing()
-    payloads.stored(payload)
+    payloads.stored(payload, "The payload")
     with state().connections.take() as conn, db.ours(), conn.transaction():
-        made = schedules.emit(conn, _storable(name), payload)
+        made = schedules.emit(conn, _new_name(name), payload)
         # An event that was held keeps the row locked as it is until this commit.
         held = made == 0 and schedules.is_stopped(conn)
     deeds.tell("event.emitted", user, name=name, tasks=made, held=held)
@@ -253,11 +253,19 @@ def _trigger(given: m.IntervalTrigger | m.CronTrigger | m.EventTrigger | m.OnceT
 
 
 def _storable(name: str) -> str:
-    """The schedule's or event's name from the URL; 404 where it is none that could be stored."""
+    """The schedule's name from the URL; 404 where it is none that could be stored."""
     try:
         return fields.storable(name)
     except ValueError:
-        raise Refused(404, "No schedule and no event has such a name.") from None
+        raise Refused(404, "No schedule has such a name.") from None
+
+
+def _new_name(name: str) -> str:
+    """A name from the URL for a schedule or an event; 422 where it is none that could be stored."""
+    try:
+        return fields.storable(name)
+    except ValueError as error:
+        raise Refused(422, f"The name: {error}.") from None
 
 
 def _shown(conn: db.Connection, name: str) -> m.Schedule:

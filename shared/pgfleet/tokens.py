@@ -155,6 +155,8 @@ class Verifier:
             return jwt.decode(token, self._key(token), algorithms=_PUBLIC, leeway=LEEWAY, options=_OPTIONS)
         except jwt.ExpiredSignatureError:
             raise InvalidToken("The token has expired.", hint="Log in again.") from None
+        except jwt.ImmatureSignatureError:
+            raise InvalidToken("The token is not valid yet: its issuer's clock is ahead of this server's.") from None
         except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError) as error:
             raise InvalidToken("The token is not valid.", detail=str(error)) from error
 
