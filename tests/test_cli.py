@@ -96,6 +96,8 @@ def test_it_runs_as_a_module_and_leaves_no_traceback(tmp_path: Path) -> None:
         ({"PROT": "1"}, ["tasks", "list"], 1, "Error: Unknown setting PGFLEET_PROT."),
         ({"DATABASE_URL": "host=/nonesuch"}, ["tasks", "list"], 1, "Error: The database is away."),
         ({"DATABASE_URL": "postgresql://u:hidden@%%"}, ["migrate"], 1, "Error: PGFLEET_DATABASE_URL is malformed."),
+        ({"DATABASE_URL": "postgresql://u@h/x?sslmod=require"}, ["migrate"], 1, 'libpq knows no parameter "sslmod"'),
+        ({"DATABASE_URL": "host=h sslmod=require"}, ["migrate"], 1, 'libpq knows no parameter "sslmod"'),
         ({}, ["token", "--user", "1"], 1, "Hint: Set PGFLEET_AUTH_SECRET_KEY"),
     ],
 )

@@ -119,6 +119,8 @@ def parse(expression: str, time_zone: str = "UTC") -> Cron:
         if next(cron.after(datetime(2000, 1, 1, tzinfo=UTC)), None) is None:
             raise _never(expression)
     except CronSimError as error:
+        if "day-of-month" in str(error).lower() and _comes_in_another_month(cron):
+            raise _never(expression) from None
         raise InvalidSchedule(
             f'Cron expression "{expression}" is not valid: {str(error).lower()}.',
             hint="Write five fields, minute hour day-of-month month day-of-week, or six with seconds first.",
@@ -135,6 +137,16 @@ def find_zone(name: str) -> tzinfo:
         raise InvalidSchedule(
             f'No time zone is called "{name}".', hint="Name it as Europe/Stockholm, or UTC."
         ) from None
+
+
+def _comes_in_another_month(cron: Cron) -> bool:
+    """Is the month all that is wrong: the 31st of February, which cronsim calls a bad day?"""
+    fields = cron.fields.split()
+    fields[-2] = "*"
+    try:
+        return next(Cron(" ".join(fields), cron.zone).after(datetime(2000, 1, 1, tzinfo=UTC)), None) is not None
+    except CronSimError:
+        return False
 
 
 def _never(expression: str) -> InvalidSchedule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -104,9 +105,12 @@ def conninfo(settings: Settings, application: str, **session: str) -> str:
     """The libpq connection string: where the settings say, with our search_path and ``session`` parameters set."""
     try:
         given = conninfo_to_dict(settings.require_database())
-    except psycopg.ProgrammingError:  # its message may repeat a password
+    except psycopg.ProgrammingError as error:
+        # Its message may repeat a password: only a parameter's name is told.
+        unknown = re.search(r'invalid (?:URI query parameter:|connection option) "([a-z_]{1,30})"', str(error))
         raise SettingsError(
             "PGFLEET_DATABASE_URL is malformed.",
+            detail=f'libpq knows no parameter "{unknown[1]}".' if unknown else None,
             hint="Write it as postgresql://user:password@host:5432/database, or as host=… dbname=… pairs.",
         ) from None
     path = settings.schema if settings.schema == "public" else f"{settings.schema},public"

@@ -38,8 +38,10 @@ def _nickname(value: str) -> str:
 
 
 def _schema(value: str) -> str:
-    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", value):
-        raise ValueError("a schema name: lower-case letters, digits and underscores, at most 63")
+    if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", value) or value.startswith("pg_") or value == "information_schema":
+        raise ValueError(
+            "a schema name: lower-case letters, digits and underscores, at most 63, not one of Postgres's own"
+        )
     return value
 
 
@@ -66,7 +68,7 @@ def _origins(value: str) -> tuple[str, ...]:
 
 def _int(low: int, high: int) -> Callable[[str], int]:
     def parse(value: str) -> int:
-        if not re.fullmatch(r"-?\d{1,18}", value.strip()) or not low <= int(value) <= high:
+        if not re.fullmatch(r"-?[0-9]{1,18}", value.strip()) or not low <= int(value) <= high:
             raise ValueError(f"a whole number from {low} to {high}")
         return int(value)
 
@@ -75,7 +77,7 @@ def _int(low: int, high: int) -> Callable[[str], int]:
 
 def _seconds(low: float, high: float) -> Callable[[str], float]:
     def parse(value: str) -> float:
-        if not re.fullmatch(r"\d{1,9}(\.\d+)?", value.strip()) or not low <= float(value) <= high:
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]+)?", value.strip()) or not low <= float(value) <= high:
             raise ValueError(f"seconds from {low:g} to {high:g}")
         return float(value)
 
@@ -98,7 +100,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 def duration(value: str) -> Duration:
     """``90s``, ``15m``, ``12h``, ``30d``, or bare seconds. Raises ``ValueError``, its text what was expected."""
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)([smhd]?)", value.strip())
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]+)?)([smhd]?)", value.strip())
     seconds = float(match[1]) * UNITS[match[2] or "s"] if match else -1
     if not 0 <= seconds <= MOST_SECONDS:
         raise ValueError("a duration such as 90s, 12h or 30d, at most 36500d")
@@ -110,7 +112,7 @@ MOST_SECONDS = 36_500 * UNITS["d"]
 
 def _term(value: str) -> Duration:
     """A duration with its unit: whoever leaves out the d of 30d would lose all that is older than 30 seconds."""
-    if re.fullmatch(r"[\d.]+", value.strip()) and value.strip("0. "):
+    if re.fullmatch(r"[0-9.]+", value.strip()) and value.strip("0. "):
         raise ValueError("a duration with its unit, such as 90s, 12h or 30d, or 0 for ever")
     return duration(value)
 
