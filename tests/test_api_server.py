@@ -26,7 +26,7 @@ from pgfleet_api import create_app
 from pgfleet_api.connections import Connections
 from pgfleet_api.creation import Creator
 from pgfleet_api.notifier import Notifier
-from pgfleet_api.places import for_keyed
+from pgfleet_api.places import for_bodies, for_keyed
 from pgfleet_api.state import KEY
 from tests.support.database import Database
 from tests.support.processes import Process, Processes
@@ -251,7 +251,7 @@ def test_an_insert_wakes_a_few_by_itself_and_of_many_only_the_first_after_a_paus
         listener.execute("select register_worker(%s, 'n', '{job}', 1, '1 hour', 'test')", [f"w:{n}"])
         listener.execute("select set_sleeping(%s, true)", [f"w:{n}"])
     connections, notifier = Connections(settings), Notifier(settings)
-    creator = Creator(connections, notifier, for_keyed(settings.api_threads))
+    creator = Creator(connections, notifier, for_keyed(settings.api_threads, for_bodies(settings.api_threads)))
     wanted = tasks.Wanted("job", None, 1, any_type=True)
     ids = [answer[0] for answer in (creator.create(wanted) for _ in range(3)) if answer is not None]
     heard = [int(n.payload) for n in listener.notifies(timeout=40, stop_after=3)]

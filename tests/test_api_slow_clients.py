@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.database import Database
 from tests.support.fleet import put, register, value
 from tests.support.processes import Process, Processes
@@ -56,6 +58,20 @@ def healthy(api: Process) -> bool:
         return bool(answered.status == 200)
 
 
+@pytest.fixture
+def large(database: Database, export_dir: Path) -> bytes:
+    """What user 1's file ``large.csv`` holds: more than the sockets' buffers on both sides."""
+    content = b"0123456789abcdef" * 2_000_000
+    (export_dir / "large.csv").write_bytes(content)
+    with database.connect() as conn:
+        register(conn)
+        conn.execute(
+            "insert into exports (filename, owner_id, task_id, format, bytes, sha256) values (%s, 1, %s, 'csv', %s, %s)",
+            ["large.csv", put(conn, "success"), len(content), hashlib.sha256(content).hexdigest()],
+        )
+    return content
+
+
 def test_bodies_that_do_not_come_leave_threads_to_other_requests(
     processes: Processes, reader_token: Token, wait_until: Callable[..., Any]
 ) -> None:
@@ -69,16 +85,8 @@ def test_bodies_that_do_not_come_leave_threads_to_other_requests(
 
 
 def test_downloads_that_nobody_takes_leave_threads_to_other_requests(
-    database: Database, processes: Processes, reader_token: Token, export_dir: Path, wait_until: Callable[..., Any]
+    processes: Processes, reader_token: Token, large: bytes, wait_until: Callable[..., Any]
 ) -> None:
-    content = b"0123456789abcdef" * 2_000_000
-    (export_dir / "large.csv").write_bytes(content)
-    with database.connect() as conn:
-        register(conn)
-        conn.execute(
-            "insert into exports (filename, owner_id, task_id, format, bytes, sha256) values (%s, 1, %s, 'csv', %s, %s)",
-            ["large.csv", put(conn, "success"), len(content), hashlib.sha256(content).hexdigest()],
-        )
     api, token = processes.api(env=THREADS), reader_token(1)
     for asked in ("GET /v1/files/large.csv", "HEAD /v1/files/large.csv"):
         with many(api, token, "GET /v1/files/large.csv"):
@@ -88,7 +96,19 @@ def test_downloads_that_nobody_takes_leave_threads_to_other_requests(
         wait_until(lambda asked=asked: answer(api, token, asked)[0] == 200)
     request = urllib.request.Request(f"{api.url}/v1/files/large.csv", headers={"Authorization": f"Bearer {token}"})
     with urllib.request.urlopen(request, timeout=40) as whole:
-        assert whole.read() == content
+        assert whole.read() == large
+
+
+def test_slow_clients_of_both_kinds_together_leave_threads_to_other_requests(
+    processes: Processes, reader_token: Token, large: bytes, wait_until: Callable[..., Any]
+) -> None:
+    api, token = processes.api(env=THREADS), reader_token(1)
+    with many(api, token, "GET /v1/files/large.csv"):
+        wait_until(lambda: answer(api, token, "GET /v1/files/large.csv")[0] == 503)
+        with many(api, token, "POST /v1/tasks", length=60):
+            wait_until(lambda: answer(api, token, "POST /v1/tasks", body=b'{"type": "csv_export"}')[0] == 503)
+            assert healthy(api)
+            assert answer(api, token, "GET /v1/files")[0] == 200
 
 
 def test_a_body_that_ends_early_is_400_and_makes_nothing(

@@ -40,15 +40,16 @@ def create_app(settings: Settings) -> Flask:
     """
     settings.require_database()
     connections, notifier = Connections(settings), Notifier(settings)
+    bodies = places.for_bodies(settings.api_threads)
     state = State(
         settings=settings,
         connections=connections,
         notifier=notifier,
-        creator=Creator(connections, notifier, keyed=places.for_keyed(settings.api_threads)),
+        creator=Creator(connections, notifier, keyed=places.for_keyed(settings.api_threads, bodies)),
         verifier=_verifier(settings),
         counters=Counters(),
-        bodies=places.for_bodies(settings.api_threads),
-        downloads=places.for_downloads(settings.api_threads),
+        bodies=bodies,
+        downloads=places.for_downloads(settings.api_threads, bodies),
     )
     app = Flask("pgfleet_api", static_folder=None)
     app.extensions[KEY] = state

@@ -16,7 +16,7 @@ from pgfleet import tasks
 from pgfleet_api.connections import Connections
 from pgfleet_api.creation import Creator
 from pgfleet_api.notifier import Notifier
-from pgfleet_api.places import for_keyed
+from pgfleet_api.places import for_bodies, for_keyed
 from tests.benchmarks import fleet, stamp
 from tests.benchmarks.harness import PGFLEET, Bench, Result, percentile
 from tests.benchmarks.peers import Peer
@@ -104,7 +104,7 @@ def _api(database: Database, stamps: stamp.Stamps, n: int) -> list[float]:
     settings = fleet.settings(database)
     connections, notifier = Connections(settings), Notifier(settings)
     notifier.start()
-    creator = Creator(connections, notifier, for_keyed(settings.api_threads))
+    creator = Creator(connections, notifier, for_keyed(settings.api_threads, for_bodies(settings.api_threads)))
     wanted = tasks.Wanted("noop_stamp", None, 1, any_type=True)
 
     def create() -> int:
