@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from pgfleet import migrate, sql
 from pgfleet.errors import SchemaError
@@ -239,6 +240,24 @@ def test_the_tasks_table_has_the_missions_columns(database: Database) -> None:
         ("updated_on", "timestamp with time zone", "YES", None),
         ("created_by", "bigint", "NO", None),
     ]
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_has_no_place_for_all_characters_is_refused(database: Database, encoding: str) -> None:
+    admin = database.connect()
+    name = f"{admin.info.dbname}_{encoding.lower()}"
+    admin.execute(f"create database {name} encoding '{encoding}' locale 'C' template template0")  # type: ignore[arg-type]
+    try:
+        settings = database.settings(database_url=make_conninfo(database.url, dbname=name))
+        for ask in (migrate.migrate, migrate.check):
+            with pytest.raises(SchemaError, match=f"encoding is {encoding}; pgfleet needs UTF8"):
+                ask(settings)
+        with psycopg.connect(settings.database_url) as conn:
+            assert conn.execute(
+                "select count(*) from pg_class where relnamespace = 'public'::regnamespace"
+            ).fetchone() == (0,)
+    finally:
+        admin.execute(f"drop database {name}")  # type: ignore[arg-type]
 
 
 def test_processes_refuse_to_start_on_a_schema_that_lacks_something(

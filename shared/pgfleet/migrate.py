@@ -41,9 +41,11 @@ def migrate(settings: Settings) -> Plan:
     """Bring the schema up to date; answers what was done (nothing: it was up to date already).
 
     Raises :class:`SchemaError`, and changes nothing, where the schema is newer than this version, where a file that was
-    applied has been edited since, or where another application's tables stand in our schema.
+    applied has been edited since, where another application's tables stand in our schema, or where the database's encoding
+    has no place for all characters.
     """
     with db.connect(settings, "pgfleet migrate") as conn:
+        _require_encoding(conn)
         q = sql.queries("migrate")
         conn.execute(q["lock"], {"schema": settings.schema})
         plan = _plan(conn, settings)
@@ -69,6 +71,7 @@ def migrate(settings: Settings) -> Plan:
 def check(settings: Settings) -> Plan:
     """What :func:`migrate` would do; changes nothing, raises as it does."""
     with db.connect(settings, "pgfleet migrate --check") as conn:
+        _require_encoding(conn)
         return _plan(conn, settings)
 
 
@@ -87,6 +90,16 @@ def known() -> list[Step]:
 
 def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _require_encoding(conn: db.Connection) -> None:
+    encoding = conn.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise SchemaError(
+            f"The database's encoding is {encoding}; pgfleet needs UTF8, which has all characters of titles and payloads.",
+            detail="Nothing was changed.",
+            hint="Make one with: create database NAME encoding 'UTF8' template template0. pg_dump and pg_restore move data.",
+        )
 
 
 def _plan(conn: db.Connection, settings: Settings) -> Plan:
