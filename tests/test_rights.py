@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -24,7 +25,7 @@ ROLES = ("fleet", "creator")
 
 
 @pytest.fixture
-def settings_of(database: Database) -> Iterator[Callable[[str], Settings]]:
+def settings_of(database: Database, export_dir: Path) -> Iterator[Callable[[str], Settings]]:
     """``settings_of("creator")``: a role of that kind, with the rights that the manual gives it and no others."""
     owner = database.connect()
     _, _, below = (sql.root() / "README.md").read_text(encoding="utf-8").partition("## Rights")
@@ -34,7 +35,9 @@ def settings_of(database: Database) -> Iterator[Callable[[str], Settings]]:
         owner.execute(f"create role {name} login password 'secret'")  # type: ignore[arg-type]
         grants = re.sub(rf"(to .*)\b{role}\b", rf"\1{name}", grants)
     owner.execute(grants)  # type: ignore[arg-type]
-    yield lambda role: database.settings(database_url=make_conninfo(database.url, user=names[role], password="secret"))
+    yield lambda role: database.settings(
+        database_url=make_conninfo(database.url, user=names[role], password="secret"), export_dir=export_dir
+    )
     for name in names.values():
         owner.execute(f"drop owned by {name}; drop role {name}")  # type: ignore[arg-type]
 
