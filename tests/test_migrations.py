@@ -264,6 +264,10 @@ def test_processes_refuse_to_start_on_a_schema_that_lacks_something(
     database: Database, settings: Settings, sql_copy: Path
 ) -> None:
     migrate.require_current(database.connect(), settings)
+    edit(sql_copy / "functions" / "retry_backoff.sql", "0.8 + 0.4 * random()", "1")
+    with pytest.raises(SchemaError, match="functions are those of another version") as caught:
+        migrate.require_current(database.connect(), settings)
+    assert "Upgrade pgfleet here" in str(caught.value.hint)
     (sql_copy / "migrations" / f"{NEXT}.sql").write_text("select 1;")
     with pytest.raises(SchemaError, match=f"lacks {NEXT}, functions") as caught:
         migrate.require_current(database.connect(), settings)

@@ -29,9 +29,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the schema still needs."""
+    """What the schema still needs. ``others``: its functions are there, and are those of another version."""
 
     missing: tuple[Step, ...]
+    others: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.missing)
@@ -128,12 +129,19 @@ def _plan(conn: db.Connection, settings: Settings) -> Plan:
                 detail=f"Applied with checksum {applied[step.number].checksum[:12]}, the file has {step.checksum[:12]}.",
                 hint="Restore the file; put the change into a new migration.",
             )
-    return Plan(tuple(s for s in steps if s.number not in applied or applied[s.number].checksum != s.checksum))
+    missing = tuple(s for s in steps if s.number not in applied or applied[s.number].checksum != s.checksum)
+    return Plan(missing, others=0 in applied and [step.name for step in missing] == [FUNCTIONS])
 
 
 def require_current(conn: db.Connection, settings: Settings) -> None:
     """Raise :class:`SchemaError` unless every migration has been applied. For the start of API and workers."""
     plan = _plan(conn, settings)
+    if plan.others:
+        raise SchemaError(
+            "The schema's functions are those of another version of pgfleet.",
+            detail="Nothing was changed. Older and newer ones can't be told apart.",
+            hint="Upgrade pgfleet here, or run `pgfleet migrate` first if it is the newer one, or the one to go back to.",
+        )
     if plan:
         raise SchemaError(
             f"The schema lacks {', '.join(step.name for step in plan.missing)}.",
