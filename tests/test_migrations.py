@@ -242,6 +242,34 @@ def test_the_tasks_table_has_the_missions_columns(database: Database) -> None:
     ]
 
 
+def test_a_second_schema_takes_nothing_from_the_first(database: Database) -> None:
+    conn = database.connect()
+    functions = "select oid::regprocedure::text from pg_proc where pronamespace = 'public'::regnamespace order by 1"
+    before = column(conn, functions)
+    assert before
+    migrate.migrate(database.settings(schema="second"))
+    assert column(conn, functions) == before
+    assert value(conn, "select count(*) from pg_proc where pronamespace = 'second'::regnamespace") == len(before)
+
+
+def test_a_schema_of_its_own_takes_nothing_from_an_application_in_public(empty_database: Database) -> None:
+    conn = empty_database.connect()
+    conn.execute("create function public.cancel_task(bigint) returns void language sql as ''")
+    conn.execute("create table public.housekeeping (id bigint)")
+    migrate.migrate(empty_database.settings(schema="pgfleet"))
+    assert value(conn, "select to_regprocedure('public.cancel_task(bigint)') is not null")
+    assert value(conn, "select to_regclass('public.housekeeping') is not null")
+
+
+def test_functions_that_somebody_dropped_are_made_again(database: Database) -> None:
+    conn = database.connect()
+    conn.execute("drop function claim_tasks; drop procedure insert_allowed_tasks")
+    with pytest.raises(SchemaError, match="lacks functions"):
+        migrate.require_current(conn, database.settings())
+    assert [step.name for step in migrate.migrate(database.settings()).missing] == ["functions"]
+    migrate.require_current(conn, database.settings())
+
+
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 def test_a_database_that_has_no_place_for_all_characters_is_refused(database: Database, encoding: str) -> None:
     admin = database.connect()

@@ -60,6 +60,8 @@ def migrate(settings: Settings) -> Plan:
         for step in plan.missing:
             with conn.transaction(), db.ours():
                 if step.number:
+                    # What a migration names without a schema must not be found in another one, where it is somebody else's.
+                    conn.execute(q["ours_alone"], {"schema": settings.schema})
                     conn.execute(sql.text(f"migrations/{step.name}.sql"))
                 else:
                     for path in sorted((sql.root() / FUNCTIONS).glob("*.sql")):
@@ -129,8 +131,13 @@ def _plan(conn: db.Connection, settings: Settings) -> Plan:
                 detail=f"Applied with checksum {applied[step.number].checksum[:12]}, the file has {step.checksum[:12]}.",
                 hint="Restore the file; put the change into a new migration.",
             )
-    missing = tuple(s for s in steps if s.number not in applied or applied[s.number].checksum != s.checksum)
-    return Plan(missing, others=0 in applied and [step.name for step in missing] == [FUNCTIONS])
+    lacking = {step.number for step in steps if step.number not in applied}
+    missing = [s for s in steps if s.number in lacking or applied[s.number].checksum != s.checksum]
+    if not missing:
+        names = [path.stem for path in (sql.root() / FUNCTIONS).glob("*.sql")]
+        if conn.execute(q["gone"], {"schema": settings.schema, "names": names}).fetchone():
+            return Plan((steps[-1],))
+    return Plan(tuple(missing), others=bool(missing) and not lacking)
 
 
 def require_current(conn: db.Connection, settings: Settings) -> None:

@@ -9,6 +9,8 @@ select coalesce(bool_or(c.relname = 'pgfleet_migrations'), false),
                 filter (where c.relname in ('tasks', 'task_types', 'workers', 'exports', 'csv_export')), '{}')
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = %(schema)s
+-- name: ours_alone
+select set_config('search_path', quote_ident(%(schema)s), true)
 -- name: bookkeeping
 create table if not exists pgfleet_migrations (
     number     integer primary key,
@@ -18,6 +20,11 @@ create table if not exists pgfleet_migrations (
 )
 -- name: applied
 select number, name, checksum from pgfleet_migrations
+-- name: gone
+-- Of functions by name those that are not in the schema: dropped by hand, or by a migration of another schema before December 2026.
+select name from unnest(%(names)s::text[]) name
+where not exists (
+    select from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = %(schema)s and p.proname = name)
 -- name: record
 insert into pgfleet_migrations (number, name, checksum) values (%(number)s, %(name)s, %(checksum)s)
 on conflict (number) do update set name = excluded.name, checksum = excluded.checksum, applied_at = now()
