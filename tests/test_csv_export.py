@@ -6,7 +6,8 @@ import csv
 import hashlib
 import json
 import re
-from datetime import datetime
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from pgfleet.csv_guard import FORMULA_STARTS, guard, unguard
 from pgfleet_worker.handlers import csv_export
 from pgfleet_worker.handlers.csv_export import ExportFile, LibraryMissing, write_export
 from tests.support.database import Database
+from tests.support.fleet import value
+from tests.support.waiting import wait_until
 
 HEADER = "title,isbn,description,reading_status,current_page,total_pages,author,rating,notes"
 TEXTS = ("title", "isbn", "description", "reading_status", "author")
@@ -215,6 +218,26 @@ def test_the_export_is_of_one_moment(conn: Any, database: Database, export_dir: 
     assert b"too late" not in (export_dir / made.filename).read_bytes()
     assert len(seen) > 10
     assert seen == sorted(seen)
+
+
+def test_a_limit_that_the_role_has_for_its_requests_is_none_for_exports(
+    conn: Any, database: Database, export_dir: Path
+) -> None:
+    add(conn, title="slow")
+    limits = ["statement_timeout", *(["transaction_timeout"] if conn.info.server_version >= 170000 else [])]
+    for name in limits:
+        conn.execute(psycopg.sql.SQL("set {} = '300ms'").format(psycopg.sql.Identifier(name)))
+    conn.commit()
+    holder = database.connect(autocommit=False)
+    holder.execute("lock table notes in access exclusive mode")
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(export, conn, export_dir)
+        watcher = database.connect()
+        since = "select now() - query_start from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
+        wait_until(lambda: (value(watcher, since, conn.info.backend_pid) or timedelta()) > timedelta(seconds=0.5))
+        holder.rollback()
+        assert made.result()[0].rows == 1
+    assert value(conn, "show statement_timeout") == "300ms"
 
 
 def test_the_transaction_is_over_afterwards(conn: Any, export_dir: Path) -> None:

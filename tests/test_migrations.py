@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgfleet import migrate, sql
+from pgfleet import db, migrate, sql
 from pgfleet.errors import SchemaError
 from pgfleet.settings import Settings
 from tests.support.database import Database, environment
@@ -259,6 +259,16 @@ def test_a_schema_of_its_own_takes_nothing_from_an_application_in_public(empty_d
     migrate.migrate(empty_database.settings(schema="pgfleet"))
     assert value(conn, "select to_regprocedure('public.cancel_task(bigint)') is not null")
     assert value(conn, "select to_regclass('public.housekeeping') is not null")
+
+
+@pytest.mark.parametrize("schema", ["user", "all", "default"])
+def test_a_schema_may_have_the_name_of_a_word_of_sqls(empty_database: Database, schema: str) -> None:
+    settings = empty_database.settings(schema=schema)
+    migrate.migrate(settings)
+    with db.connect(settings, "test") as conn:
+        migrate.require_current(conn, settings)
+        id = value(conn, "select create_task('csv_export', null, 1)")
+        assert column(empty_database.connect(), f'select id from "{schema}".tasks') == [id]
 
 
 def test_functions_that_somebody_dropped_are_made_again(database: Database) -> None:

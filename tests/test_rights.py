@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgfleet import demo, schedules, sql, tasks
+from pgfleet import demo, migrate, schedules, sql, tasks
+from pgfleet.errors import SchemaError
 from pgfleet.settings import Settings
 from tests.support.database import Database
 from tests.support.fleet import value
@@ -78,3 +80,14 @@ def test_who_may_create_tasks_may_do_no_more(database: Database, settings_of: Ca
         for forbidden in ("delete from tasks", "update tasks set priority = 1", f"select cancel_task({first})"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 conn.execute(forbidden)  # type: ignore[arg-type]
+
+
+def test_a_role_that_may_not_use_the_schema_is_not_sent_to_another_fleet(
+    database: Database, settings_of: Callable[[str], Settings]
+) -> None:
+    migrate.migrate(database.settings(schema="second"))
+    settings = replace(settings_of("fleet"), schema="second")
+    for ask in (migrate.check, migrate.migrate):
+        with pytest.raises(SchemaError, match="may not use schema second") as caught:
+            ask(settings)
+        assert "grant usage on schema second to" in str(caught.value.hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -10,11 +11,11 @@ from typing import Any
 import pytest
 from psycopg.sql import SQL, Identifier
 
-from pgfleet import db, errors, schedules
+from pgfleet import db, errors, schedules, sql
 from pgfleet.schedules import Schedule, Trigger
 from tests.support.database import Database
 from tests.support.firing import HOURLY, fleet, settle
-from tests.support.fleet import WORKER, claim, column, sqlstate, value
+from tests.support.fleet import WORKER, claim, column, create, sqlstate, value
 
 
 def test_a_schedule_is_read_as_it_was_put(database: Database) -> None:
@@ -208,6 +209,23 @@ def test_schedules_are_read_whatever_styles_the_database_writes_times_and_interv
     conn.execute(SQL("alter database {} set intervalstyle = 'iso_8601'").format(name))
     with db.connect(database.settings(), "test") as anew:
         assert schedules.get(anew, "s") == schedules.get(conn, "s")
+
+
+def test_arrays_and_patterns_are_read_whatever_old_application_the_database_is_set_for(database: Database) -> None:
+    conn = fleet(database)
+    name = Identifier(conn.info.dbname)
+    conn.execute(SQL("alter database {} set array_nulls = off").format(name))
+    conn.execute(SQL("alter database {} set standard_conforming_strings = off").format(name))
+    id = create(conn)
+    with db.connect(database.settings(), "test") as anew:
+        schedules.put(anew, Schedule("s", "job", (Trigger.crontab("0 2 * * *"),)))
+        assert claim(anew) == [id]
+        finish = sql.queries("workers")["finish"]
+        assert value(anew, finish, WORKER, [id], [1], [None], [None], [None]) == []
+    with database.connect() as foreign:
+        assert value(foreign, "show standard_conforming_strings") == "off"
+        triggers = json.dumps([{"kind": "cron", "cron": "0 2 * * *", "due_at": "2030-01-01T02:00:00Z"}])
+        assert value(foreign, "select put_schedule('t', 'job', triggers => %s)", triggers) == "created"
 
 
 # By hand

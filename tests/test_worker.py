@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.sql import SQL, Identifier
 
 from pgfleet import tasks
 from tests.support.database import Database
@@ -273,3 +274,15 @@ def test_a_worker_refuses_a_schema_that_is_not_migrated(processes: Processes, em
     process = processes.worker(settings=empty_database.settings())
     assert process.wait() == 1
     assert "pgfleet migrate" in process.text()
+
+
+def test_a_worker_that_starts_beside_a_standby_waits_until_it_may_write(
+    database: Database, processes: Processes, wait_until: Wait
+) -> None:
+    conn = database.connect()
+    name = Identifier(conn.info.dbname)
+    conn.execute(SQL("alter database {} set default_transaction_read_only = on").format(name))
+    process = processes.worker("--types", "csv_export")
+    assert "read-only" in process.wait_for_event("database.refused")["error"]
+    conn.execute(SQL("alter database {} reset default_transaction_read_only").format(name))
+    process.wait_for_event("worker.registered")

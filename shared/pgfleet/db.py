@@ -51,8 +51,14 @@ ENGINE = {
 }
 
 
-#: The styles that psycopg reads times and intervals in; a role or database may have set others for people.
-READABLE = {"DateStyle": "ISO", "IntervalStyle": "postgres"}
+#: The styles that psycopg reads times and intervals in and writes arrays in, and that our functions' patterns are read in; a
+#: role or database may have set others, for people or for old applications.
+READABLE = {
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "array_nulls": "on",
+    "standard_conforming_strings": "on",
+}
 
 
 class Silent(psycopg.OperationalError):
@@ -113,7 +119,8 @@ def conninfo(settings: Settings, application: str, **session: str) -> str:
             detail=f'libpq knows no parameter "{unknown[1]}".' if unknown else None,
             hint="Write it as postgresql://user:password@host:5432/database, or as host=… dbname=… pairs.",
         ) from None
-    path = settings.schema if settings.schema == "public" else f"{settings.schema},public"
+    # Quoted: "user" and "all" are names, too.
+    path = "public" if settings.schema == "public" else f'"{settings.schema}",public'
     # Our statements are short. Where Postgres misjudges one it would compile for 40 ms what runs for one: registering
     # ten workers while schedules fired took Debian's Postgres 15 longer than a statement may.
     parameters = {"search_path": path, "jit": "off", **READABLE, **SERVER_KEEPALIVE, **session}

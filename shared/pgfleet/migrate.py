@@ -107,7 +107,15 @@ def _require_encoding(conn: db.Connection) -> None:
 
 def _plan(conn: db.Connection, settings: Settings) -> Plan:
     q = sql.queries("migrate")
-    ours, foreign = conn.execute(q["standing"], {"schema": settings.schema}).fetchone() or (False, [])
+    standing = conn.execute(q["standing"], {"schema": settings.schema}).fetchone()
+    assert standing is not None  # noqa: S101 - an aggregate always answers one row
+    ours, foreign, usable, role = standing
+    if not usable:  # Postgres would pass over it, and all be done in the next one of the search_path
+        raise SchemaError(
+            f"Role {role} may not use schema {settings.schema}.",
+            detail="Nothing was changed.",
+            hint=f"As its owner: grant usage on schema {settings.schema} to {role}; sql/README.md has what else it needs.",
+        )
     if not ours and foreign:
         raise SchemaError(
             f"Schema {settings.schema} holds tables that are not pgfleet's: {', '.join(foreign)}.",

@@ -4,7 +4,11 @@
 -- Encoding: in a database of another one, the statement below could not be sent. (Hence this text is ASCII alone.)
 -- No nested loops: where statistics are older than the library (80 books when analyzed, then 300,000 of a new reader)
 -- the planner expects one book and aggregates the notes anew for each: called off after 120 s; without them, 0.9 s.
-SELECT set_config('client_encoding', 'UTF8', true), set_config('enable_nestloop', 'off', true)
+-- No limit but the task's own: a web application's role often has one for its requests, and a slow volume counts as well.
+SELECT set_config('client_encoding', 'UTF8', true), set_config('enable_nestloop', 'off', true),
+       set_config(limits.name, '0', true)
+FROM unnest(ARRAY['statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout']) limits(name)
+WHERE current_setting(limits.name, true) IS NOT NULL
 
 -- name: count
 SELECT count(*) FROM books WHERE owner_id = %(owner_id)s

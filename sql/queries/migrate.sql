@@ -2,11 +2,12 @@
 -- Held until the connection closes. One lock a schema: two fleets in one database don't wait for each other.
 select pg_advisory_lock(7436, hashtext(%(schema)s))
 -- name: schema_stands
-select to_regnamespace(%(schema)s) is not null
+select to_regnamespace(quote_ident(%(schema)s)) is not null
 -- name: standing
 select coalesce(bool_or(c.relname = 'pgfleet_migrations'), false),
        coalesce(array_agg(c.relname::text order by c.relname)
-                filter (where c.relname in ('tasks', 'task_types', 'workers', 'exports', 'csv_export')), '{}')
+                filter (where c.relname in ('tasks', 'task_types', 'workers', 'exports', 'csv_export')), '{}'),
+       coalesce(has_schema_privilege(to_regnamespace(quote_ident(%(schema)s))::oid, 'usage'), true), current_user::text
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = %(schema)s
 -- name: ours_alone

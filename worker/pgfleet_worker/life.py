@@ -31,8 +31,14 @@ from pgfleet_worker.settle import Settler
 from pgfleet_worker.slots import ThreadSlots
 from pgfleet_worker.turns import Turns
 
-#: What Postgres says where another holds a lock for long: all workers that start want those of the fleet's own schedules.
-BUSY = (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
+#: What Postgres says where another holds a lock for long: all workers that start want those of the fleet's own schedules. And
+#: where it is a standby that is yet to be promoted.
+BUSY = (
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.ReadOnlySqlTransaction,
+)
 #: Seconds that tasks have to end in, once told that the grace period is over.
 LAST_WORDS = 1.0
 
