@@ -40,10 +40,17 @@ def test_health_asks_nothing_of_the_database_and_ready_does(settings: Settings) 
     assert "pgfleet_database_up 0" in away.get("/metrics").text
 
 
-def test_ready_is_503_where_the_schema_is_not_this_versions(database: Database, client: FlaskClient) -> None:
-    assert client.get("/ready").get_json() == {"status": "ready"}
+def test_ready_stays_so_where_another_version_has_migrated_since(database: Database, client: FlaskClient) -> None:
     with database.connect() as conn:
-        conn.execute("update pgfleet_migrations set checksum = 'x' where number = 0")
+        conn.execute("update pgfleet_migrations set checksum = 'of another version' where number = 0")
+        assert client.get("/ready").get_json() == {"status": "ready"}
+        conn.execute("insert into pgfleet_migrations (number, name, checksum) values (9999, '9999_newer', 'x')")
+        assert client.get("/ready").get_json() == {"status": "ready"}
+
+
+def test_ready_is_503_where_the_schema_lacks_what_this_version_needs(database: Database, client: FlaskClient) -> None:
+    with database.connect() as conn:
+        conn.execute("drop function claim_tasks")
     response = client.get("/ready")
     assert (response.status_code, response.get_json()["code"]) == (503, "503")
 

@@ -30,14 +30,14 @@ def health() -> Response:
 @blueprint.get("/ready")
 @documented(
     "Can requests be served?",
-    "503 while the database is away or its schema is not this version's.",
+    "503 while the database is away, or its schema lacks what this version needs; not for what a newer one has done to it.",
     answers={200: models.Message},
     errors=(503,),
 )
 def ready() -> Response:
     fleet = state()
     with fleet.connections.take() as conn:
-        migrate.require_current(conn, fleet.settings)
+        migrate.require_usable(conn, fleet.settings)
     return messages.answer(models.Message(status="ready"))
 
 

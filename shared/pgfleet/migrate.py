@@ -105,7 +105,7 @@ def _require_encoding(conn: db.Connection) -> None:
         )
 
 
-def _plan(conn: db.Connection, settings: Settings) -> Plan:
+def _plan(conn: db.Connection, settings: Settings, *, newer_too: bool = False) -> Plan:
     q = sql.queries("migrate")
     standing = conn.execute(q["standing"], {"schema": settings.schema}).fetchone()
     assert standing is not None  # noqa: S101 - an aggregate always answers one row
@@ -125,7 +125,7 @@ def _plan(conn: db.Connection, settings: Settings) -> Plan:
     applied = {row[0]: Step(*row) for row in conn.execute(q["applied"])} if ours else {}
     steps = known()
     newer = sorted(set(applied) - {step.number for step in steps})
-    if newer:
+    if newer and not newer_too:
         raise SchemaError(
             f"The schema is newer than this pgfleet: it has migration {newer[-1]:04}, this version ends at "
             f"{max(step.number for step in steps):04}.",
@@ -157,6 +157,17 @@ def require_current(conn: db.Connection, settings: Settings) -> None:
             detail="Nothing was changed. Older and newer ones can't be told apart.",
             hint="Upgrade pgfleet here, or run `pgfleet migrate` first if it is the newer one, or the one to go back to.",
         )
+    _require(plan)
+
+
+def require_usable(conn: db.Connection, settings: Settings) -> None:
+    """As :func:`require_current`, for a process that has begun: what another version has done since is no reason to end."""
+    plan = _plan(conn, settings, newer_too=True)
+    if not plan.others:
+        _require(plan)
+
+
+def _require(plan: Plan) -> None:
     if plan:
         raise SchemaError(
             f"The schema lacks {', '.join(step.name for step in plan.missing)}.",
