@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -145,6 +146,32 @@ def test_a_migration_that_fails_leaves_nothing_of_itself(database: Database, sql
     sql.text.cache_clear()
     assert [step.name for step in migrate.migrate(database.settings()).missing] == [NEXT, "functions"]
     assert "public.half" in standing(database)
+
+
+def test_a_migration_that_others_are_in_the_way_of_keeps_nobody_waiting_and_is_applied_when_they_are_gone(
+    database: Database, sql_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (sql_copy / "migrations" / f"{NEXT}.sql").write_text("alter table task_types add column colour text;\n")
+    monkeypatch.setattr(migrate, "PATIENCE", 0.2)
+    monkeypatch.setattr(migrate, "BETWEEN", 0.1)
+    reader, watcher = database.connect(autocommit=False), database.connect()
+    reader.execute("select from task_types")
+    tries = "select xact_start from pg_stat_activity where application_name = 'pgfleet migrate' and wait_event_type = 'Lock'"
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(migrate.migrate, database.settings())
+        seen = {wait_until(lambda: value(watcher, tries))}
+        assert value(watcher, "select count(*) from task_types") > 0  # behind it in the queue, and answered
+        while len(seen) < 3:
+            seen.add(wait_until(lambda: value(watcher, tries)))
+        reader.rollback()
+        assert [step.name for step in done.result().missing] == [NEXT, "functions"]
+
+    (sql_copy / "migrations" / "9999_last.sql").write_text("alter table task_types add column size text;\n")
+    monkeypatch.setattr(migrate, "MOST_TRYING", 0.5)
+    reader.execute("select from task_types")
+    with pytest.raises(SchemaError, match="Others hold what 9999_last changes"):
+        migrate.migrate(database.settings())
+    assert column(watcher, "select number from pgfleet_migrations where number = 9999") == []
 
 
 def test_a_file_that_is_no_migration_is_refused_by_name(database: Database, sql_copy: Path) -> None:

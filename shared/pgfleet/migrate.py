@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from dataclasses import dataclass
 
+import psycopg
 from psycopg.sql import SQL, Identifier
 
 from pgfleet import db, sql
@@ -16,6 +18,11 @@ from pgfleet.errors import SchemaError
 from pgfleet.settings import Settings
 
 FUNCTIONS = "functions"
+
+#: Seconds that a migration waits for a lock, seconds until it tries again, and for how many it goes on trying.
+PATIENCE = 1.0
+BETWEEN = 2.0
+MOST_TRYING = 120.0
 
 
 @dataclass(frozen=True)
@@ -43,9 +50,10 @@ def migrate(settings: Settings) -> Plan:
 
     Raises :class:`SchemaError`, and changes nothing, where the schema is newer than this version, where a file that was
     applied has been edited since, where another application's tables stand in our schema, or where the database's encoding
-    has no place for all characters.
+    has no place for all characters. Where others read for long what is to change it is asked for again and again.
     """
-    with db.connect(settings, "pgfleet migrate") as conn:
+    # The role's limits are for its requests; ours are below.
+    with db.connect(settings, "pgfleet migrate", statement_timeout="0", lock_timeout="0") as conn:
         _require_encoding(conn)
         q = sql.queries("migrate")
         conn.execute(q["lock"], {"schema": settings.schema})
@@ -58,17 +66,39 @@ def migrate(settings: Settings) -> Plan:
                 conn.execute(SQL("create schema if not exists {}").format(Identifier(settings.schema)))
             conn.execute(q["bookkeeping"])
         for step in plan.missing:
-            with conn.transaction(), db.ours():
-                if step.number:
-                    # What a migration names without a schema must not be found in another one, where it is somebody else's.
-                    conn.execute(q["ours_alone"], {"schema": settings.schema})
-                    conn.execute(sql.text(f"migrations/{step.name}.sql"))
-                else:
-                    for path in sorted((sql.root() / FUNCTIONS).glob("*.sql")):
-                        conn.execute(sql.text(f"{FUNCTIONS}/{path.name}"))
-                    conn.execute(q["pin_search_path"])
-                conn.execute(q["record"], {"number": step.number, "name": step.name, "checksum": step.checksum})
+            _apply_when_free(conn, step, settings)
         return plan
+
+
+def _apply_when_free(conn: db.Connection, step: Step, settings: Settings) -> None:
+    """Apply it. It waits for a lock no longer than the fleet can do without the table: whoever comes after waits behind it."""
+    until = time.monotonic() + MOST_TRYING
+    while True:
+        try:
+            return _apply(conn, step, settings)
+        except psycopg.errors.LockNotAvailable as error:
+            if time.monotonic() > until:
+                raise SchemaError(
+                    f"Others hold what {step.name} changes, for more than {MOST_TRYING:g} s: {error.diag.message_primary}.",
+                    detail="Nothing of it was changed.",
+                    hint="Look for old transactions (pg_stat_activity.xact_start), such as a pg_dump's, and run it again.",
+                ) from error
+            time.sleep(BETWEEN)
+
+
+def _apply(conn: db.Connection, step: Step, settings: Settings) -> None:
+    q = sql.queries("migrate")
+    with conn.transaction(), db.ours():
+        conn.execute(q["patience"], {"milliseconds": str(round(PATIENCE * 1000))})
+        if step.number:
+            # What a migration names without a schema must not be found in another one, where it is somebody else's.
+            conn.execute(q["ours_alone"], {"schema": settings.schema})
+            conn.execute(sql.text(f"migrations/{step.name}.sql"))
+        else:
+            for path in sorted((sql.root() / FUNCTIONS).glob("*.sql")):
+                conn.execute(sql.text(f"{FUNCTIONS}/{path.name}"))
+            conn.execute(q["pin_search_path"])
+        conn.execute(q["record"], {"number": step.number, "name": step.name, "checksum": step.checksum})
 
 
 def check(settings: Settings) -> Plan:

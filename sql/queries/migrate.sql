@@ -10,6 +10,8 @@ select coalesce(bool_or(c.relname = 'pgfleet_migrations'), false),
        coalesce(has_schema_privilege(to_regnamespace(quote_ident(%(schema)s))::oid, 'usage'), true), current_user::text
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = %(schema)s
+-- name: patience
+select set_config('lock_timeout', %(milliseconds)s, true)
 -- name: ours_alone
 select set_config('search_path', quote_ident(%(schema)s), true)
 -- name: bookkeeping
