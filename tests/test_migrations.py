@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -157,12 +158,17 @@ def test_a_migration_that_others_are_in_the_way_of_keeps_nobody_waiting_and_is_a
     reader, watcher = database.connect(autocommit=False), database.connect()
     reader.execute("select from task_types")
     tries = "select xact_start from pg_stat_activity where application_name = 'pgfleet migrate' and wait_event_type = 'Lock'"
+    seen: set[Any] = set()
+
+    def tried(times: int) -> bool:
+        seen.update(column(watcher, tries))
+        return len(seen) >= times
+
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(migrate.migrate, database.settings())
-        seen = {wait_until(lambda: value(watcher, tries))}
+        wait_until(lambda: tried(1))
         assert value(watcher, "select count(*) from task_types") > 0  # behind it in the queue, and answered
-        while len(seen) < 3:
-            seen.add(wait_until(lambda: value(watcher, tries)))
+        wait_until(lambda: tried(3))
         reader.rollback()
         assert [step.name for step in done.result().missing] == [NEXT, "functions"]
 

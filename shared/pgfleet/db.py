@@ -51,14 +51,9 @@ ENGINE = {
 }
 
 
-#: The styles that psycopg reads times and intervals in and writes arrays in, and that our functions' patterns are read in; a
-#: role or database may have set others, for people or for old applications.
-READABLE = {
-    "DateStyle": "ISO",
-    "IntervalStyle": "postgres",
-    "array_nulls": "on",
-    "standard_conforming_strings": "on",
-}
+#: The styles that psycopg reads times and intervals in, and writes arrays in; a role or database may have set others, for
+#: people or for old applications.
+READABLE = {"DateStyle": "ISO", "IntervalStyle": "postgres", "array_nulls": "on"}
 
 
 class Silent(psycopg.OperationalError):

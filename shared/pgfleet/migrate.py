@@ -9,6 +9,7 @@ import hashlib
 import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 from psycopg.sql import SQL, Identifier
@@ -95,7 +96,7 @@ def _apply(conn: db.Connection, step: Step, settings: Settings) -> None:
             conn.execute(q["ours_alone"], {"schema": settings.schema})
             conn.execute(sql.text(f"migrations/{step.name}.sql"))
         else:
-            for path in sorted((sql.root() / FUNCTIONS).glob("*.sql")):
+            for path in _functions():
                 conn.execute(sql.text(f"{FUNCTIONS}/{path.name}"))
             conn.execute(q["pin_search_path"])
         conn.execute(q["record"], {"number": step.number, "name": step.name, "checksum": step.checksum})
@@ -116,9 +117,14 @@ def known() -> list[Step]:
         if match is None:
             raise SchemaError(f"{path.name} is no migration's name.", hint="Name it 0001_what_it_does.sql.")
         steps.append(Step(int(match[1]), path.stem, _checksum(path.read_bytes())))
-    functions = b"".join(path.read_bytes() for path in sorted((sql.root() / FUNCTIONS).glob("*.sql")))
+    functions = b"".join(path.read_bytes() for path in _functions())
     # With the migrations in it: a new migration may have dropped a function that has not changed.
     return [*steps, Step(0, FUNCTIONS, _checksum(functions + b"".join(s.checksum.encode() for s in steps)))]
+
+
+def _functions() -> list[Path]:
+    """The file of each function, which is called as the function is."""
+    return sorted((sql.root() / FUNCTIONS).glob("*.sql"))
 
 
 def _checksum(content: bytes) -> str:
@@ -172,7 +178,7 @@ def _plan(conn: db.Connection, settings: Settings, *, newer_too: bool = False) -
     lacking = {step.number for step in steps if step.number not in applied}
     missing = [s for s in steps if s.number in lacking or applied[s.number].checksum != s.checksum]
     if not missing:
-        names = [path.stem for path in (sql.root() / FUNCTIONS).glob("*.sql")]
+        names = [path.stem for path in _functions()]
         if conn.execute(q["gone"], {"schema": settings.schema, "names": names}).fetchone():
             return Plan((steps[-1],))
     return Plan(tuple(missing), others=bool(missing) and not lacking)

@@ -36,6 +36,7 @@ begin
                 when wanted.at not between '0001-01-02 00:00+00' and '9999-12-30 00:00+00'
                     or wanted.due_at not between '0001-01-02 00:00+00' and '9999-12-30 00:00+00'
                     then 'a time must lie in the years 1 to 9999'
+                -- No backslashes: with standard_conforming_strings off they would be gone.
                 when wanted.cron !~ '^(@[a-z]+|[^[:space:]]+([[:space:]]+[^[:space:]]+){4,5})$' then 'cron must have 5 or 6 fields, or be one like @hourly'
                 when wanted.event !~ '^[A-Za-z0-9_]([A-Za-z0-9_.: -]{0,98}[A-Za-z0-9_.:-])?$'
                     then 'event must have 1 to 100 letters, digits, spaces and _ . : -'

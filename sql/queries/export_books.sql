@@ -1,7 +1,7 @@
 -- Sent by pgfleet_worker.handlers.csv_export, in this order, in one transaction.
 
 -- name: settings
--- Encoding: in a database of another one, the statement below could not be sent. (Hence this text is ASCII alone.)
+-- Encoding: in a session of another one, the statement below could not be sent. (Hence this text is ASCII alone.)
 -- No nested loops: where statistics are older than the library (80 books when analyzed, then 300,000 of a new reader)
 -- the planner expects one book and aggregates the notes anew for each: called off after 120 s; without them, 0.9 s.
 -- No limit but the task's own: a web application's role often has one for its requests, and a slow volume counts as well.
@@ -20,7 +20,7 @@ SELECT count(*) FROM books WHERE owner_id = %(owner_id)s
 -- The formula guard, twin of pgfleet.csv_guard: a text that, any apostrophes before it aside, begins with a character
 -- that makes a spreadsheet compute gets one apostrophe more. The first test is the cheap one that nearly all rows end at.
 -- guard.first is folded into a constant (hence chr(), not E''). For 1,000,000 rows, five columns: no guard 2.0 s,
--- this 2.3 s, the ltrim() alone 3.0 s, a regular expression 3.1 s. ascii(), 2.2 s, raises in non-UTF-8 databases.
+-- this 2.3 s, the ltrim() alone 3.0 s, a regular expression 3.1 s.
 --
 -- Notes are aggregated once and joined: BookLogr's migrations put no index on notes.book_id, so a subquery per book
 -- would read all notes for each. The inner join with books keeps other readers' notes out of the sort.
