@@ -15,16 +15,11 @@ from tests.support.fleet import (
     create,
     heard,
     lapse,
+    listener,
     put,
     register,
     value,
 )
-
-
-def listener(database: Database) -> Connection:
-    conn = database.connect()
-    conn.execute("listen task_created")
-    return conn
 
 
 def sleep(conn: Connection, sleeping: bool, worker: str = WORKER) -> None:

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pgfleet import demo, migrate, schedules, sql, tasks
+from pgfleet import bulk, demo, migrate, schedules, sql, tasks
 from pgfleet.errors import SchemaError
 from pgfleet.settings import Settings
 from tests.support.database import Database
@@ -75,7 +75,8 @@ def test_who_may_create_tasks_may_do_no_more(database: Database, settings_of: Ca
         assert value(conn, "select create_task('csv_export', null, 1, unique_key => 'k')") == first
         value(conn, "select create_task('csv_export', null, 1, run_at => now() + interval '1 hour')")
         value(conn, "select create_tasks('csv_export', '{a,b}', 1)")
-    assert value(owner, "select count(*) from tasks") == 4
+        tasks.create_many(conn, "csv_export", [None] * bulk.COPIED, created_by=1)  # no right to the sequence
+    assert value(owner, "select count(*) from tasks") == 4 + bulk.COPIED
     with psycopg.connect(settings.database_url, autocommit=True) as conn:
         for forbidden in ("delete from tasks", "update tasks set priority = 1", f"select cancel_task({first})"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):

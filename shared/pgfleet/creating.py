@@ -1,4 +1,4 @@
-"""Tasks that come into being: one, many, one for each node; and telling the workers of them.
+"""Tasks that come into being: one, some of all sorts, one for each node; and telling the workers of them.
 
 The functions of :mod:`pgfleet.tasks` that make tasks; they stand there, too.
 """
@@ -6,7 +6,7 @@ The functions of :mod:`pgfleet.tasks` that make tasks; they stand there, too.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,7 +18,8 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False)
 _ROWS = json.JSONEncoder(default=datetime.isoformat)
 
 
-def _text(data: Any) -> str | None:
+def text_of(data: Any) -> str | None:
+    """What is stored of a task's ``data``: a text as it is, of all else its JSON."""
     return data if data is None or isinstance(data, str) else _ENCODER.encode(data)
 
 
@@ -37,7 +38,7 @@ def _arguments(
 ) -> dict[str, Any]:
     return {
         "type": type,
-        "data": _text(data),
+        "data": text_of(data),
         "created_by": created_by,
         "priority": priority,
         "run_at": run_at,
@@ -164,30 +165,6 @@ class Sent:
         return Inserted(answers, sleepers)
 
 
-def create_many(
-    conn: db.Connection,
-    type: str,
-    data: Iterable[Any],
-    *,
-    created_by: int,
-    priority: int = 0,
-    timeout: timedelta | None = None,
-    node: str | None = None,
-) -> list[int]:
-    """Create many tasks of one type in one statement; answers their ids in the order of ``data``."""
-    args = {
-        "type": type,
-        "data": [_text(item) for item in data],
-        "created_by": created_by,
-        "priority": priority,
-        "timeout": timeout,
-        "node": node,
-    }
-    with db.ours():
-        row = conn.execute(sql.queries("tasks")["create_tasks"], args, binary=True).fetchone()
-    return list(row[0]) if row else []
-
-
 def create_for_all_nodes(
     conn: db.Connection,
     type: str,
@@ -208,7 +185,7 @@ def create_for_all_nodes(
         conn,
         sql.queries("tasks")["create_for_all_nodes"],
         type=type,
-        data=_text(data),
+        data=text_of(data),
         created_by=created_by,
         priority=priority,
         max_retries=max_retries,

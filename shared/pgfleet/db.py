@@ -10,6 +10,8 @@ from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 
 from pgfleet.errors import DatabaseAway, SettingsError, from_postgres
 from pgfleet.settings import Settings
@@ -172,7 +174,17 @@ def ours() -> Iterator[None]:
 def call(conn: Connection, query: LiteralString, **args: Any) -> psycopg.Cursor[Any]:
     """Run one named query with our errors; the statement is prepared once a connection has seen it often."""
     with ours():
-        return conn.execute(query, args)
+        # An application's own connection may have another kind of rows.
+        return conn.cursor(row_factory=tuple_row).execute(query, args)
+
+
+@contextmanager
+def together(conn: Connection) -> Iterator[None]:
+    """What is done within is done, or undone, as a whole: with autocommit a transaction, else a part of the caller's."""
+    if not conn.autocommit and conn.info.transaction_status == TransactionStatus.IDLE:
+        conn.execute("")  # begins the caller's, which a transaction() outside of any would end
+    with conn.transaction():
+        yield
 
 
 def is_away(error: BaseException) -> bool:

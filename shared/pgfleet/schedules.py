@@ -54,13 +54,13 @@ def put_all(conn: db.Connection, schedules: Iterable[Schedule]) -> dict[str, Put
         check(schedule)
     q = sql.queries("schedules")
     answers: dict[str, Put] = {}
-    with db.ours(), conn.transaction():
+    with db.ours(), db.together(conn):
         now: datetime = _one(conn, "now")
         for schedule in wanted:
             args = {field.name: getattr(schedule, field.name) for field in dataclasses.fields(Schedule)}
             args["data"] = _text(schedule.data)
             args["triggers"] = json.dumps([_given(trigger, schedule.time_zone, now) for trigger in schedule.triggers])
-            answer = conn.execute(q["put"], args).fetchone()
+            answer = db.call(conn, q["put"], **args).fetchone()
             answers[schedule.name] = answer[0] if answer else "unchanged"
     return answers
 

@@ -15,11 +15,11 @@ from psycopg.rows import dict_row
 from psycopg.sql import SQL, Identifier
 
 from pgfleet import db, sql
+from pgfleet.bulk import create_many as create_many
 from pgfleet.creating import Sent as Sent
 from pgfleet.creating import Wanted as Wanted
 from pgfleet.creating import create as create
 from pgfleet.creating import create_for_all_nodes as create_for_all_nodes
-from pgfleet.creating import create_many as create_many
 from pgfleet.creating import insert as insert
 from pgfleet.creating import notify as notify
 from pgfleet.errors import TaskNotFound

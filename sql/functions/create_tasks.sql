@@ -6,11 +6,7 @@ create or replace function create_tasks(
 declare
     ids bigint[];
 begin
-    perform require_type(create_tasks.type);
-    if create_tasks.created_by is null then
-        raise exception 'A task needs created_by, the id of the user it is made for.' using errcode = 'PF006';
-    end if;
-    perform require_placement(create_tasks.timeout, create_tasks.node);
+    perform require_creation(create_tasks.type, create_tasks.created_by, create_tasks.timeout, create_tasks.node);
     with made as (
         insert into tasks as t (type, data, created_by, priority, timeout, node)
         select create_tasks.type, d.data, create_tasks.created_by, coalesce(create_tasks.priority, 0),

@@ -14,6 +14,12 @@ select create_task(
 -- As arrays, and the texts in binary: psycopg escapes every text of an array otherwise (3.4 instead of 0.3 us a task).
 select array(select create_tasks(
     %(type)s, %(data)b::text[], %(created_by)s, %(priority)s, %(timeout)s, %(node)s))
+-- name: reserve_tasks
+select reserve_tasks(%(type)s, %(quantity)s, %(created_by)s, %(timeout)s, %(node)s)
+-- name: copy_tasks
+copy tasks (id, data, type, created_by, priority, timeout, node) from stdin (format binary)
+-- name: ring_bell
+select ring_bell(%(ids)s)
 -- name: create_for_all_nodes
 select create_for_all_nodes(
     %(type)s, %(data)s, %(created_by)s, priority => %(priority)s, max_retries => %(max_retries)s,

@@ -10,6 +10,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from pgfleet import tasks
+from tests.support.database import Database
 from tests.support.waiting import wait_until
 
 Connection = psycopg.Connection[Any]
@@ -98,6 +99,13 @@ def sqlstate(conn: Connection, query: str, *args: Any) -> str | None:
     except psycopg.Error as error:
         return error.sqlstate
     return None
+
+
+def listener(database: Database) -> Connection:
+    """A connection that listens as a worker does; see :func:`heard`."""
+    conn = database.connect()
+    conn.execute("listen task_created")
+    return conn
 
 
 def heard(conn: Connection) -> list[int]:
