@@ -88,6 +88,10 @@ def hand_over(command, arguments):
         argv = ["-m", "tests.benchmarks" if command == "bench" else "tests.chaos", *arguments[1:]]
     else:
         argv = ["-m", "pgfleet.cli.main", *arguments]
+        # Amid an import a Ctrl-C may get lost: it waits until pgfleet.cli.main has imported what it needs.
+        import signal
+
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.execv(python, [python, *argv])
 
 

@@ -84,6 +84,17 @@ def test_it_runs_as_a_module_and_leaves_no_traceback(tmp_path: Path) -> None:
     )
 
 
+def test_a_ctrl_c_that_came_amid_the_imports_ends_it_in_a_word(tmp_path: Path) -> None:
+    interrupted = (
+        "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'pgfleet.cli.main', 'settings'])"
+    )
+    env = {"PATH": os.environ["PATH"], "PGFLEET_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", interrupted], env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (1, "", "Aborted!")
+
+
 @pytest.mark.parametrize(
     ("variables", "arguments", "code", "said"),
     [

@@ -88,6 +88,13 @@ def test_a_second_start_hands_over_without_pip_and_keeps_folder_and_arguments(in
     assert pip_calls(installed) == []
 
 
+def test_a_ctrl_c_waits_until_the_command_is_imported(installed: Path) -> None:
+    say = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
+    (installed / ".venv/bin/python").write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{say}'\n")
+    assert run(installed, "up") == (0, "True\n", "")
+    assert run(installed, "test")[1] == "False\n"  # pytest knows nothing of that
+
+
 def test_test_bench_and_chaos_install_the_development_tools_once_and_run_them(installed: Path, tmp_path: Path) -> None:
     assert run(installed, "test", "-k", "csv", cwd=tmp_path)[1] == f"{installed}|-m pytest -k csv\n"
     assert any("requirements-dev.lock" in call for call in pip_calls(installed))

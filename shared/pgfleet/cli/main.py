@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import signal
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -42,6 +43,13 @@ class Fleet(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         point = OWN.get(cmd_name) or _joined(cmd_name)
         return None if point is None else _load(point)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        found = super().resolve_command(ctx, args)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # run.py holds it back until all is imported
+        return found
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
