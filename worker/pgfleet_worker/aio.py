@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -62,12 +63,10 @@ class AsyncSlots:
 
     @staticmethod
     def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
-        while True:
-            try:
-                return loop.run_forever()
-            except (SystemExit, KeyboardInterrupt):
-                # Of a task that a handler made: asyncio ends the loop besides telling who awaits that task.
-                continue
+        while True:  # also where a handler has stopped the loop, and all others with it
+            # Of a task that a handler made: asyncio ends the loop besides telling who awaits that task.
+            with suppress(SystemExit, KeyboardInterrupt):
+                loop.run_forever()
 
     @property
     def queued(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pgfleet.log import Logger
 from pgfleet.settings import Settings
+from pgfleet_worker import forks
 from pgfleet_worker.aio import cancel_once
 from pgfleet_worker.children import Children
 from pgfleet_worker.handler import Handler
@@ -19,6 +20,7 @@ from pgfleet_worker.outcome import (
     Outcome,
     Published,
     Released,
+    awaited,
     of_exception,
     of_return,
     of_stop,
@@ -96,6 +98,7 @@ class Attempts(Loans):
         self._tells = settings.log_level == "debug"  # a call below the level is cheap, not free: 0.6 of 7 us a task
         self._settle = settle
         self.paces = {type: Pace() for type in handlers}
+        self._origin = forks.Origin()
         #: The id under which this process's claims are made at present.
         self.worker = ""
         #: What runs now, by task id and attempt: an attempt whose worker id was lost may still run beside the task's next one.
@@ -136,11 +139,16 @@ class Attempts(Loans):
             self._bound(task).debug("task.started")
         try:
             value = kind.function(task)
-            outcome = (
-                success_row((id, attempt, worker, type, None, None, None)) if value is None else of_return(task, value)
-            )
+            if value is None:
+                outcome: Outcome = success_row((id, attempt, worker, type, None, None, None))
+            else:
+                outcome = of_return(task, awaited(value))
         except BaseException as error:  # SystemExit too: a handler must not end the worker
+            if self._origin.left:
+                forks.end(error)
             outcome = self._raised(task, error)
+        if self._origin.left:
+            forks.end(None)
         if cpu is not None and (cpu := time.thread_time() - cpu) >= LEAST_CPU:
             outcome = _measured(outcome, cpu)
         self._end(task, kind, outcome)
@@ -161,7 +169,11 @@ class Attempts(Loans):
         try:
             outcome = of_return(task, await kind.function(task))
         except BaseException as error:
+            if self._origin.left:
+                forks.end(error)
             outcome = self._raised(task, error)
+        if self._origin.left:
+            forks.end(None)
         self._end(task, kind, outcome)
 
     def _raised(self, task: Task, error: BaseException) -> Outcome:

@@ -22,13 +22,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from pgfleet import log
 from pgfleet.settings import Settings
+from pgfleet_worker import forks
 from pgfleet_worker.course import fraction_of
 from pgfleet_worker.handler import Cancelled, Handler, marked
 from pgfleet_worker.loans import Loans
-from pgfleet_worker.outcome import of_exception, of_return, trace
+from pgfleet_worker.outcome import awaited, of_exception, of_return, trace
 from pgfleet_worker.task import Task
 from pgfleet_worker.usage import Meter, cpu_seconds, peak_memory
 from pgfleet_worker.wire import Message, Wire, pack, unpack_settings
@@ -51,6 +53,7 @@ class Child(Loans):
         self._task: Task | None = None
         self._talking = False
         self._speech = threading.Lock()
+        self._origin = forks.Origin()
         self._fresh = True
         self._told: tuple[float, str | None] = (0.0, None)
         os.set_blocking(reins, False)
@@ -84,7 +87,7 @@ class Child(Loans):
         try:
             self._task = task
             try:
-                value = handler.function(task)
+                value = self._call(handler, task)
             finally:
                 self._talking = True
                 with self._speech:  # what a thread of the handler's is saying still counts; what it says later doesn't
@@ -95,6 +98,17 @@ class Child(Loans):
             if task.cancelled:
                 return {"stopped": trace(error)}
             return pack(of_exception(task, error))
+
+    def _call(self, handler: Handler, task: Task) -> Any:
+        try:
+            value = awaited(handler.function(task))
+        except BaseException as error:
+            if self._origin.left:
+                forks.end(error)
+            raise
+        if self._origin.left:
+            forks.end(None)
+        return value
 
     def _spent(self, meter: Meter) -> Message:
         cpu, peak = meter.read()

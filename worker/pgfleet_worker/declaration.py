@@ -13,11 +13,10 @@ from typing import Any, NoReturn
 from pgfleet import schedules
 from pgfleet.errors import InvalidSchedule
 from pgfleet.schedule import Schedule
-from pgfleet_worker.handler import MARK, Handler
+from pgfleet_worker.handler import TYPE, Handler, mark_of
 
-#: What ``schedules`` takes for a name, and ``task_types``.
+#: What ``schedules`` takes for a name.
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.: -]{0,98}[A-Za-z0-9_.:-])?")
-_TYPE = re.compile(r"[a-z][a-z0-9_.-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class Declaration:
     @cached_property
     def handler(self) -> Handler:
         """Its function as a handler: as it is marked, else of a type called as the schedule."""
-        marked = getattr(self.function, MARK, None)
-        if isinstance(marked, Handler):
+        marked = mark_of(self.function)
+        if marked is not None:
             return marked
         name = self.schedule.name
         return Handler(name, taking_a_task(name, self.function), self.schedule.description)
@@ -57,13 +56,13 @@ def check(its: Declaration, said: dict[str, str]) -> None:
     if said:
         word, why = next(iter(said.items()))
         refuse_it(f"is in_memory and has {word}: {why}", f"Leave out one of .in_memory() and .{word}().")
-    marked = getattr(its.function, MARK, None)
-    if not (its.in_memory or isinstance(marked, Handler) or _TYPE.fullmatch(schedule.name)):
+    marked = mark_of(its.function)
+    if not (its.in_memory or marked is not None or TYPE.fullmatch(schedule.name)):
         refuse_it(
             "can't give its name to a task type",
             "A type is lower-case letters, digits and _ . -; or mark the function with @handler(type).",
         )
-    if its.in_memory and isinstance(marked, Handler) and marked.isolation == "process":
+    if its.in_memory and marked is not None and marked.isolation == "process":
         refuse_it("is in_memory, and its handler has isolation", 'Leave out .in_memory() or isolation="process".')
     if schedule.all_nodes and schedule.node is not None:
         refuse_it("is on_all_nodes and on_node", "Leave one of them out.")

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache
 from importlib.metadata import entry_points
+from math import isnan, nan
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -32,11 +34,20 @@ SCHEDULES = "__pgfleet_schedules__"
 GROUP = "pgfleet.handlers"
 OWN = "pgfleet_worker.handlers.csv_export"
 
+#: What ``task_types`` takes for a name, and seconds of the longest delay or timeout.
+TYPE = re.compile(r"[a-z][a-z0-9_.-]{0,99}")
+YEAR = 365 * 86_400.0
+
 F = TypeVar("F", bound="Callable[[Task], Any]")
 
 
 class GiveUp(PgfleetError):
     """Raised by a handler whose task no retry can help: it fails at once, with this message for its reader."""
+
+    def __init__(
+        self, message: str = "The task can't be done.", *, detail: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, detail=detail, hint=hint)
 
 
 class RetryLater(PgfleetError):
@@ -68,9 +79,12 @@ class Cancelled(BaseException):
 
 def _seconds(name: str, given: float) -> float:
     try:
-        return min(max(float(given), 0.0), 365 * 86_400.0)
+        seconds = float(given)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} needs its seconds as a number, not {given!r}") from None
+        seconds = nan
+    if isnan(seconds):
+        raise TypeError(f"{name} needs its seconds as a number, not {given!r}")
+    return min(max(seconds, 0.0), YEAR)
 
 
 Isolation = Literal["thread", "process"]
@@ -93,7 +107,7 @@ class Handler:
 
     @property
     def is_async(self) -> bool:
-        """Does it run on the event loop rather than in a thread?"""
+        """Does it run on the event loop rather than in a thread? What only answers a coroutine runs it in its thread."""
         return inspect.iscoroutinefunction(self.function)
 
 
@@ -119,10 +133,18 @@ def handler(
     once, over the whole fleet. ``isolation="process"``: in a process of its own, one a slot, which is made anew after
     ``tasks_per_process`` tasks; what kills it fails that task alone. Raises ``ValueError`` for what can't be.
     """
+    if not isinstance(type, str) or not TYPE.fullmatch(type):
+        raise ValueError(
+            f"type={type!r}: expected a name of lower-case letters, digits and _ . -, 100 at most, a letter first"
+        )
+    if not 0 <= max_retries <= 1000:
+        raise ValueError(f"max_retries={max_retries!r}: expected 0 to 1000")
+    if not 0 <= retry_delay <= YEAR:
+        raise ValueError(f"retry_delay={retry_delay!r}: expected seconds, at most a year")
     if isolation not in ("thread", "process"):
         raise ValueError(f'isolation={isolation!r}: expected "thread" or "process"')
-    if timeout is not None and not timeout > 0:
-        raise ValueError(f"timeout={timeout!r}: expected seconds above 0, or None")
+    if timeout is not None and not 0 < timeout <= YEAR:
+        raise ValueError(f"timeout={timeout!r}: expected seconds above 0, at most a year, or None")
     if max_running is not None and max_running < 1:
         raise ValueError(f"max_running={max_running!r}: expected 1 or more, or None")
     if tasks_per_process < 1:
@@ -131,6 +153,9 @@ def handler(
     def mark(function: F) -> F:
         if isolation == "process" and inspect.iscoroutinefunction(function):
             raise ValueError(f'{function.__qualname__} is "async def": only a plain function takes isolation="process"')
+        before = inspect.getattr_static(function, MARK, None)
+        if isinstance(before, Handler) and before.function is function:
+            raise ValueError(f"{function!r} is the handler of {before.type} already: give {type} a function of its own")
         made = Handler(
             type,
             function,
@@ -143,7 +168,10 @@ def handler(
             isolation,
             tasks_per_process,
         )
-        setattr(function, MARK, made)
+        try:
+            setattr(function, MARK, made)
+        except AttributeError:
+            raise ValueError(f"{function!r} can't be marked: mark a function at the top of a module") from None
         return function
 
     return mark
@@ -226,12 +254,33 @@ def _import(name: str) -> ModuleType:
         ) from error
 
 
+def mark_of(value: object) -> Handler | None:
+    """The mark of a function: its own, or that of the function which it wraps, and stands for (``functools.wraps``)."""
+    mark = inspect.getattr_static(value, MARK, None)  # a proxy (Flask has some) would ask what it stands for
+    if not isinstance(mark, Handler):
+        return None
+    return mark if mark.function is value or not callable(value) else replace(mark, function=value)
+
+
 def marked(module: ModuleType) -> dict[str, Handler]:
-    """The handlers that ``module`` holds, and those that its schedules run, by type."""
-    marks = (getattr(value, MARK, None) for value in vars(module).values())
-    found = {mark.type: mark for mark in marks if isinstance(mark, Handler)}
+    """The handlers that ``module`` holds, and those that its schedules run, by type.
+
+    Raises :class:`SettingsError` where two functions of its own are marked for one type.
+    """
+    found: dict[str, Handler] = {}
+    for value in vars(module).values():
+        mark = mark_of(value)
+        if mark is None:
+            continue
+        other = found.get(mark.type)
+        if other is not None and _of(module, other) and _of(module, mark) and not _wraps(mark, other):
+            raise SettingsError(
+                f"Module {module.__name__} marks two functions for {mark.type}: {other.function!r} and {mark.function!r}.",
+                hint="Give each task type one handler.",
+            )
+        found[mark.type] = mark
     for one in declared(module):
-        if not one.in_memory and found.setdefault(one.handler.type, one.handler) is not one.handler:
+        if not one.in_memory and found.setdefault(one.handler.type, one.handler) != one.handler:
             raise InvalidSchedule(
                 f'Schedule "{one.schedule.name}" and another function of {module.__name__} both serve the type '
                 f"{one.handler.type}.",
@@ -240,11 +289,20 @@ def marked(module: ModuleType) -> dict[str, Handler]:
     return found
 
 
+def _of(module: ModuleType, handler: Handler) -> bool:
+    return getattr(handler.function, "__module__", None) == module.__name__
+
+
+def _wraps(outer: Handler, inner: Handler) -> bool:
+    return inspect.unwrap(outer.function) is inspect.unwrap(inner.function)
+
+
 def declared(module: ModuleType) -> list[Declaration]:
     """The schedules that ``module`` declares."""
     found: list[Declaration] = []
     for value in vars(module).values():
-        its = getattr(value, SCHEDULES, None)
+        # First without asking the value, which may be a proxy.
+        its = None if inspect.getattr_static(value, SCHEDULES, None) is None else getattr(value, SCHEDULES)
         if isinstance(its, tuple):
             found += (one for one in its if one not in found)
     return found

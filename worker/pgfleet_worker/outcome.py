@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import random
 import traceback
 from collections.abc import Callable, Sequence
@@ -133,14 +135,20 @@ class Told:
     outcome: Outcome
 
 
+def awaited(value: Any) -> Any:
+    """What a plain function has answered: of a wrapper around an ``async def`` that is the coroutine, run here to its end."""
+    return asyncio.run(value) if inspect.iscoroutine(value) else value
+
+
 def of_return(task: Task, value: Any) -> Outcome:
     """The outcome of a handler that returned ``value``."""
     fence = task.id, task.attempt, task.worker, task.type
     if isinstance(value, Told):
         return value.outcome
-    if isinstance(value, Export):
-        return Published(*fence, value)
     try:
+        if isinstance(value, Export):
+            to_json(value.result())  # goes with it, and may have to go over a wire first
+            return Published(*fence, value)
         return Success(*fence, None if value is None else to_json(value))
     except (TypeError, ValueError, RecursionError) as error:
         problem = TypeError(f"The handler's return value can't be told in JSON: {error}")

@@ -1,0 +1,37 @@
+"""A process that a handler has forked ends with the handler's call: it is no worker, for all that it has of one."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from contextlib import suppress
+
+
+class Origin:
+    """Tells the process in which it was made from its forks."""
+
+    def __init__(self) -> None:
+        #: Is this a fork of it?
+        self.left = False
+        os.register_at_fork(after_in_child=self._leave)
+
+    def _leave(self) -> None:
+        self.left = True
+
+
+def end(error: BaseException | None) -> None:
+    """End this process as Python does, for ``error`` where something was raised, but run nothing of the worker's."""
+    code: object = 0
+    if isinstance(error, SystemExit):
+        code = error.code
+    elif error is not None:
+        traceback.print_exception(error)
+        code = 1
+    if code is not None and not isinstance(code, int):
+        sys.stderr.write(f"{code}\n")
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit((code or 0) & 0xFF)
