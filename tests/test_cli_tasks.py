@@ -7,6 +7,8 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,8 @@ from pgfleet.settings import Settings
 from tests.support.cli import Run, answered, on_terminal
 from tests.support.database import environment
 from tests.support.fleet import WORKER, claim, lapse, put, register, task
+from tests.support.following import ended
+from tests.support.processes import Processes
 
 
 def test_a_task_is_created_shown_cancelled_and_retried(run: Run, database: Any) -> None:
@@ -174,6 +178,39 @@ def test_on_a_terminal_the_list_is_a_table(settings: Settings, database: Any) ->
     assert done.returncode == 0, done.stderr
     assert "\t" not in shown
     assert "[red]not markup[/red]" in shown
+
+
+CLOSED = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-m", "pgfleet.cli.main"]
+
+
+def test_with_its_standard_streams_closed_it_does_its_work_and_says_nothing(settings: Settings, database: Any) -> None:
+    conn = database.connect()
+    register(conn)
+    id = tasks.create(conn, "job", created_by=1)
+    done = subprocess.run([*CLOSED, "tasks", "cancel", str(id)], env=environment(settings), timeout=60)
+    assert (done.returncode, task(conn, id)["status"]) == (0, "cancelled")
+    for read in (["tasks", "list"], ["tasks", "show", str(id)]):
+        assert subprocess.run([*CLOSED, *read], env=environment(settings), timeout=60).returncode == 0
+
+
+def test_a_worker_without_standard_streams_works(
+    database: Any, processes: Processes, wait_until: Callable[..., Any]
+) -> None:
+    conn = database.connect()
+    worker = processes.run(*CLOSED, "worker", "--handlers", "tests.support.handlers")
+    wait_until(lambda: conn.execute("select count(*) from workers").fetchone() == (1,))
+    assert wait_until(ended(conn, tasks.create(conn, "echo", created_by=1)))["status"] == "success"
+    assert worker.stop() == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_is_told_of_in_words(settings: Settings) -> None:
+    argv = [sys.executable, "-m", "pgfleet.cli.main", "types", "list"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            argv, env=environment(settings), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (1, "Error: What this prints can't be written: no space is left.\n")
 
 
 def test_an_unknown_task_and_a_wrong_state_name_the_next_command(run: Run, database: Any) -> None:

@@ -5,9 +5,12 @@ Exit codes: 0 it did what was asked, 1 it did not, 2 it was asked wrongly.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
+import os
 import signal
+import sys
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -37,6 +40,10 @@ UNINSTALLED = {
 class Fleet(click.Group):
     """The group of all commands. ``pgfleet worker`` imports neither Flask nor the tables of ``pgfleet tasks``."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        _fill_standard_streams()
+        return super().main(*args, **kwargs)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*OWN, *UNINSTALLED, *entry_points(group=GROUP).names})
 
@@ -56,11 +63,26 @@ class Fleet(click.Group):
             return super().invoke(ctx)
         except (PgfleetError, psycopg.Error) as error:
             raise Failure.of(error) from error
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise Failure("What this prints can't be written: no space is left.") from error
         except UnicodeEncodeError as error:
             if not 0xDC80 <= ord(error.object[error.start]) <= 0xDCFF:  # what Python makes of bytes that are no UTF-8
                 raise
             given = error.object.encode(errors="backslashreplace").decode()
             raise click.UsageError(f'Not UTF-8: "{given[:200]}".') from error
+
+
+def _fill_standard_streams() -> None:
+    """Where one was closed, the next file or socket to be opened would be taken for it: put the null device there."""
+    for name, mode in (
+        ("stdin", "r"),
+        ("stdout", "w"),
+        ("stderr", "w"),
+    ):  # by their numbers: the lowest free one is taken
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
 def _joined(name: str) -> EntryPoint | None:
