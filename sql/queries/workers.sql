@@ -51,6 +51,8 @@ select orders from workers where id = %(worker)s
 select release_tasks(%s, %s, %s, %s)
 -- name: overlooked
 select id from overlooked_tasks(%(worker)s, %(types)s, %(quantity)s, %(lane_types)s, %(lane_priorities)s, %(lane_after)s)
+-- name: lanes_of
+select type, priority, min(id) from tasks where id = any (%(ids)s) and node is null group by type, priority
 -- name: unheld
 select id, attempt from unheld_tasks(%s, %s, %s)
 -- name: release_unheld

@@ -11,7 +11,7 @@ overlooked.py). Beyond: where the network or the machine is slow, so is everythi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import itemgetter
 
 from pgfleet import db, sql
@@ -69,6 +69,8 @@ class Claims:
         self._statements: dict[str, Prepared] = {}
         self._lanes: dict[Lane, int] = {}
         self._notified: dict[Lane, int] = {}
+        #: Of the lanes that have gone back, how far they had come.
+        self._gone_back: dict[Lane, int] = {}
         # By the kind of look, not by its types: of these every set would be looked for at once, whatever that costs.
         self._front_due: dict[str, float] = {}
         self._excess: dict[str, float] = {}
@@ -92,6 +94,7 @@ class Claims:
         }
         self._lanes.clear()
         self._notified.clear()
+        self._gone_back.clear()
         self._found = ()
         self._front_due.clear()
         self._excess.clear()
@@ -148,6 +151,7 @@ class Claims:
             claimed = self._claim("claim_lanes", worker, self._lane_types, quantity, *behind)
             self.took(time.monotonic() - began)
             self._advance(claimed, exhausted=len(claimed) < quantity, types=types)
+            self._come_back(lanes, [] if len(claimed) < quantity else claimed)
             return claimed
         claimed = self._claim("claim_lanes_and_ids", worker, self._named(types), quantity, *behind, number_array(ids))
         self.took(time.monotonic() - began)
@@ -158,6 +162,7 @@ class Claims:
         told = set(ids)
         led = [task for task in claimed if _LANE(task) in known and task.id not in told]
         self._advance(led, exhausted=False, types=types)
+        self._come_back(lanes, claimed)
         return claimed
 
     def front(self, worker: str, quantity: int, types: tuple[str, ...] | None = None, kind: str = ALL) -> list[Claimed]:
@@ -166,6 +171,9 @@ class Claims:
         claimed = self._claim("claim_front", worker, self._named(types), quantity)
         self._looked(kind, time.monotonic() - began)
         self._advance(claimed, exhausted=len(claimed) < quantity, types=types)
+        if claimed and len(claimed) == quantity:
+            cut = claimed[-1].priority  # of the more urgent it has claimed all
+            self._go_back({_LANE(task): task.id for task in claimed if task.priority == cut})
         return claimed
 
     def found(self) -> Found | None:
@@ -173,6 +181,7 @@ class Claims:
         found = self._beside.end()
         if found is not None:
             self._found, self._known_then = frozenset(found.ids), found.lanes.keys()
+            self._go_back(found.behind)
             for kind in [kind for kind, due in self._front_due.items() if due == UNDER_WAY]:
                 if found.seconds is None:
                     self._cost.pop(kind, None)  # the next is a claim, whose failure is seen
@@ -243,6 +252,24 @@ class Claims:
         while len(self._lanes) > MOST_LANES:
             del self._lanes[next(iter(self._lanes))]
 
+    def _go_back(self, reached: Mapping[Lane, int]) -> None:
+        """So far a look from the front has come, and there may be many more before the watermark: a bulk that was committed
+        late, tasks retried or due at once. The lanes lead to them, at a claim's price; the last one walks what lies between."""
+        for lane, id in reached.items():
+            before = self._lanes.get(lane, id)
+            if id < before:
+                self._lanes[lane] = id
+                self._gone_back[lane] = max(before, self._gone_back.get(lane, before))
+
+    def _come_back(self, lanes: Collection[Lane], claimed: list[Claimed]) -> None:
+        """Of ``lanes``, those that have gone back and led to nothing ``claimed`` before their marks need not be walked again:
+        what more urgent ones kept from being reached the next look finds anew."""
+        led = {_LANE(task) for task in claimed if task.id < self._gone_back.get(_LANE(task), 0)}
+        for lane in (self._gone_back.keys() & lanes) - led:
+            if lane in self._lanes:
+                self._lanes[lane] = max(self._lanes[lane], self._gone_back[lane])
+            del self._gone_back[lane]
+
     def _raise_told(self, claimed: list[Claimed]) -> None:
         """What was claimed by its id tells nothing of what lies before it: a watermark only once a look found no more.
 
@@ -254,7 +281,7 @@ class Claims:
 
     def _raise(self, lanes: dict[Lane, int], claimed: list[Claimed]) -> None:
         # In the order claimed a lane's ids ascend. A lane goes to the end of the dict, so that the first is the least
-        # recently used; and never back: what a look from the front found behind its watermark was the last there.
+        # recently used; and here never back: what a look from the front finds before its watermark is the last there mostly.
         last = dict(zip(map(_LANE, claimed), map(_ID, claimed), strict=True))
         for lane, id in last.items():
             if lane[0] not in self._apart:

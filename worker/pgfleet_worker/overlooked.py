@@ -25,11 +25,12 @@ MOST = 500
 @dataclass
 class Found:
     """A look: the watermarks that it knew; when it began, on the monotonic clock; what it found, in the order to claim it;
-    how many seconds it took, None where it failed."""
+    where that was not all, the id behind which the first of each lane comes; how many seconds it took, None where it failed."""
 
     lanes: dict[tuple[str, int], int]
     began: float = field(default_factory=time.monotonic)
     ids: list[int] = field(default_factory=list)
+    behind: dict[tuple[str, int], int] = field(default_factory=dict)
     seconds: float | None = None
     over: bool = False
 
@@ -46,7 +47,8 @@ class Overlooked:
         self._settings = settings
         self._types = list(types)
         self._ring = ring
-        self._query = sql.queries("workers")["overlooked"]
+        queries = sql.queries("workers")
+        self._query, self._lanes_of = queries["overlooked"], queries["lanes_of"]
         self._look: Found | None = None
 
     def begin(self, worker: str, lanes: Mapping[tuple[str, int], int]) -> None:
@@ -79,6 +81,9 @@ class Overlooked:
                 began = time.monotonic()
                 found.ids = [id for (id,) in conn.execute(self._query, arguments).fetchall()]
                 found.seconds = time.monotonic() - began
+                if not found.all:
+                    rows = conn.execute(self._lanes_of, {"ids": found.ids}).fetchall()
+                    found.behind = {(type, priority): first - 1 for type, priority, first in rows}
         except (psycopg.Error, DatabaseAway) as error:
             log.get().warning("look.failed", worker=worker, error=str(error))
         finally:
