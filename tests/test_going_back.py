@@ -13,7 +13,7 @@ from pgfleet_worker import claims as module
 from pgfleet_worker import overlooked
 from pgfleet_worker.claims import Claims
 from tests.support.database import Database
-from tests.support.fleet import WORKER, Connection, claim, create, register
+from tests.support.fleet import OTHER, WORKER, Connection, claim, create, register
 
 
 @pytest.fixture
@@ -122,12 +122,25 @@ def test_a_lane_that_more_urgent_tasks_keep_from_being_reached_comes_back_until_
     assert taken(claims.front(WORKER, 9)) == ids[2:]
 
 
+def test_ids_that_are_heard_of_do_not_keep_a_lane_from_coming_back(
+    conn: Connection, claims: Claims, late: Callable[[int], list[int]]
+) -> None:
+    ids = late(5)
+    assert taken(claims.front(WORKER, 2)) == ids[:2]
+    assert by_lanes(claims, 2) == ids[2:4]
+    assert claim(conn, 1, worker=register(conn, OTHER)) == ids[4:]
+    again(conn, ids[:1])
+    assert by_lanes(claims, 1, ids[:1]) == ids[:1]
+    again(conn, ids[4:])
+    assert by_lanes(claims, 9) == []
+
+
 def test_what_others_took_meanwhile_is_passed_over(
     conn: Connection, claims: Claims, late: Callable[[int], list[int]]
 ) -> None:
     ids = late(9)
     assert taken(claims.front(WORKER, 3)) == ids[:3]
-    other = register(conn, "other:22222222-2222-4222-8222-222222222222")
+    other = register(conn, OTHER)
     assert claim(conn, 3, worker=other) == ids[3:6]
     assert by_lanes(claims, 9) == ids[6:]
 

@@ -162,7 +162,7 @@ class Claims:
         told = set(ids)
         led = [task for task in claimed if _LANE(task) in known and task.id not in told]
         self._advance(led, exhausted=False, types=types)
-        self._come_back(lanes, claimed)
+        self._come_back(lanes, led + [task for task in claimed if task.id in told and task.id in self._found])
         return claimed
 
     def front(self, worker: str, quantity: int, types: tuple[str, ...] | None = None, kind: str = ALL) -> list[Claimed]:

@@ -76,11 +76,7 @@ class Fleet(click.Group):
 
 def _fill_standard_streams() -> None:
     """Where one was closed, the next file or socket to be opened would be taken for it: put the null device there."""
-    for name, mode in (
-        ("stdin", "r"),
-        ("stdout", "w"),
-        ("stderr", "w"),
-    ):  # by their numbers: the lowest free one is taken
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # the lowest number that is free is taken
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
