@@ -13,6 +13,10 @@ class PgfleetError(Exception):
     """An error a person can act on: ``message`` is the fact, ``detail`` the circumstances, ``hint`` the next step."""
 
     sqlstate: str | None = None
+    # Of one whose __init__ is a handler's author's own, and leaves ours out.
+    message = ""
+    detail: str | None = None
+    hint: str | None = None
 
     def __init__(self, message: str, *, detail: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)

@@ -44,6 +44,8 @@ class AsyncSlots:
         self._queue: deque[Claimed] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        #: Of these, the ones that have not taken their first step.
+        self._unbegun: set[asyncio.Task[None]] = set()
         #: When each running coroutine began, by task id.
         self.busy: dict[int, float] = {}
         #: Since when, on the monotonic clock, the loop has not come to what was offered; None where it has.
@@ -120,15 +122,21 @@ class AsyncSlots:
             except IndexError:
                 return
             self.busy[claimed.id] = time.monotonic()
-            task = asyncio.ensure_future(self._run(claimed), loop=self._loop)
+            task = asyncio.ensure_future(self._begin(claimed), loop=self._loop)
             self._tasks[claimed.id] = task
+            self._unbegun.add(task)
             task.add_done_callback(partial(self._done, claimed))
+
+    async def _begin(self, claimed: Claimed) -> None:
+        self._unbegun.discard(asyncio.current_task())
+        await self._run(claimed)
 
     def _done(self, claimed: Claimed, task: asyncio.Task[None]) -> None:
         if self._tasks.get(claimed.id) is task:  # else a newer attempt has its place
             del self._tasks[claimed.id]
             self.busy.pop(claimed.id, None)
-        if task.cancelled():
+        if task in self._unbegun:  # nor is one that was cancelled as it returned: what became of it has been told
+            self._unbegun.discard(task)
             self._abandoned(claimed)
         if self._queue:
             self._fill()

@@ -267,10 +267,12 @@ class Attempts(Loans):
 
     def progress(self, task: Task, done: float, total: float, step: str | None) -> None:
         """See :meth:`Task.progress`."""
+        self._origin.require()
         self._reporter.progress(task, done, total, step)
 
     def checkpoint(self, task: Task, text: str) -> None:
         """See :meth:`Task.checkpoint`."""
+        self._origin.require()
         self._reporter.checkpoint(task, text)
 
     def _bound(self, task: Task) -> Logger:

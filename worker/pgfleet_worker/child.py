@@ -57,7 +57,7 @@ class Child(Loans):
         self._fresh = True
         self._told: tuple[float, str | None] = (0.0, None)
         os.set_blocking(reins, False)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker
+        signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the worker; not ignored by what a handler starts
         signal.signal(signal.SIGTERM, self._asked)
 
     def serve(self) -> None:
@@ -152,6 +152,7 @@ class Child(Loans):
 
     def progress(self, task: Task, done: float, total: float, step: str | None) -> None:
         """See :meth:`Task.progress`."""
+        self._origin.require()
         now, last = time.perf_counter(), self._told
         if now - last[0] >= PAUSE or step != last[1] or done >= total:
             self._told = now, step
@@ -161,6 +162,7 @@ class Child(Loans):
 
     def checkpoint(self, task: Task, text: str) -> None:
         """See :meth:`Task.checkpoint`."""
+        self._origin.require()
         with self._message(task):
             self._wire.send({"checkpoint": text})
             answer = self._wire.receive()

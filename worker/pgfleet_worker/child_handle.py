@@ -51,6 +51,8 @@ class Child:
         self.asked = False
         self.served = 0
         ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.settimeout(None)  # whatever a handler's module has made the default
         reins, self._reins = os.pipe()
         try:
             self._process = subprocess.Popen(

@@ -9,6 +9,8 @@ import signal
 import sys
 import threading
 import traceback
+from contextlib import suppress
+from dataclasses import replace
 from types import FrameType
 
 import click
@@ -58,6 +60,8 @@ def worker(
         only_targeted=only_targeted or None,
         schedules=False if no_schedules else None,
     )
+    # A handler may change the folder of the process.
+    settings = replace(settings, export_dir=settings.export_dir.absolute())
     settings.require_database()
     log.configure(settings)
     sys.path.insert(0, "")  # --handlers names modules of the folder it is started in, as `python -m` would
@@ -101,7 +105,10 @@ def worker(
                 os._exit(EXIT_HURRIED)  # at once: its keeper gives up the lease, others take over
 
     def die(failed: threading.ExceptHookArgs) -> None:
-        problem = "".join(traceback.format_exception(failed.exc_type, failed.exc_value, failed.exc_traceback))
+        try:
+            problem = "".join(traceback.format_exception(failed.exc_type, failed.exc_value, failed.exc_traceback))
+        except Exception:  # what can't be told ends the worker like any other
+            problem = f"{failed.exc_type.__name__}, which can't be told"
         name = failed.thread and failed.thread.name
         if not isinstance(failed.thread, Part):  # a handler's, which is no reason to lose all that runs beside it
             log.get().error("thread.failed", thread=name, problem=problem)
@@ -113,8 +120,12 @@ def worker(
     threading.excepthook = die
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    signal.signal(
+        signal.SIGCHLD, signal.SIG_DFL
+    )  # ignored, as a module may have it, the handlers' processes would go untold
     process.run()
     # Threads that outlived the grace period must not keep the process: their tasks have been given back.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError, ValueError):  # a handler may have closed them
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(0)

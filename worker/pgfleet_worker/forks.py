@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from contextlib import suppress
@@ -18,6 +19,14 @@ class Origin:
 
     def _leave(self) -> None:
         self.left = True
+        with suppress(ValueError):  # not the main thread, under another interpreter's rules
+            for number in (signal.SIGTERM, signal.SIGINT):  # they are the worker's: who ends a fork means the fork
+                signal.signal(number, signal.SIG_DFL)
+
+    def require(self) -> None:
+        """Raises ``RuntimeError`` in a fork, whose words would be taken for those of whatever task runs by then."""
+        if self.left:
+            raise RuntimeError("A process that a handler has forked can't speak for its task: its own process has to.")
 
 
 def end(error: BaseException | None) -> None:

@@ -53,17 +53,21 @@ class GiveUp(PgfleetError):
 class RetryLater(PgfleetError):
     """Raised by a handler that failed but knows when to try again: ``seconds`` from now, while retries are left."""
 
+    seconds = 10.0
+
     def __init__(self, message: str, *, seconds: float) -> None:
         super().__init__(message)
-        self.seconds = _seconds("RetryLater", seconds)
+        self.seconds = seconds_within("RetryLater", seconds)
 
 
 class Release(PgfleetError):
     """Raised by a handler for "not now": the task goes back to the fleet, to come again in ``seconds``; that is no failure."""
 
+    seconds = 1.0
+
     def __init__(self, message: str = "", *, seconds: float = 1.0) -> None:
         super().__init__(message)
-        self.seconds = _seconds("Release", seconds)
+        self.seconds = seconds_within("Release", seconds)
 
 
 class Cancelled(BaseException):
@@ -77,7 +81,8 @@ class Cancelled(BaseException):
         super().__init__(why or "cancelled")
 
 
-def _seconds(name: str, given: float) -> float:
+def seconds_within(name: str, given: float) -> float:
+    """``given`` seconds, between none and a year. Raises ``TypeError`` for what is no number."""
     try:
         seconds = float(given)
     except (TypeError, ValueError):

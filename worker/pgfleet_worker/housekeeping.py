@@ -77,7 +77,8 @@ class Housekeeping:
             except Exception as error:
                 if not db.is_away(error):
                     self._log.warning("housekeeping.failed", error=str(error))
-                raise
+                with db.ours():
+                    raise
 
         builder = Fleet().schedule(name).every(timedelta(seconds=every)).run(run)
         self.schedules.append(builder.group("housekeeping").describe(description).register())

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psycopg
+from psycopg.pq import TransactionStatus
 
 from pgfleet import db
 from pgfleet.settings import Settings
+
+#: Seconds that Postgres has to call a statement off.
+CANCEL = 2.0
 
 
 class Loans:
@@ -23,6 +29,26 @@ class Loans:
 
     @contextmanager
     def connect(self) -> Iterator[db.Connection]:
-        """A connection for one handler, in a transaction; closed at the end of the block."""
-        with db.connect(self._settings, "pgfleet handler", autocommit=False) as conn:
+        """A connection for one handler, in a transaction; closed at the end of the block.
+
+        Where Postgres went away meanwhile the block raises :class:`~pgfleet.errors.DatabaseAway`. A statement that is still
+        under way when something is raised, as ``Cancelled`` is in a process, is cancelled.
+        """
+        conn = db.connect(self._settings, "pgfleet handler", autocommit=False)
+        try:
             yield conn
+            if not conn.closed:
+                conn.commit()
+        except BaseException as error:
+            with suppress(psycopg.Error):
+                if conn.info.transaction_status == TransactionStatus.ACTIVE:
+                    conn.cancel_safe(timeout=CANCEL)
+                else:
+                    conn.rollback()
+            # Not each OperationalError: that a connection has been closed is a fault of who uses it.
+            if isinstance(error, psycopg.Error) and conn.broken and db.is_away(error):
+                with db.ours():
+                    raise
+            raise
+        finally:
+            conn.close()

@@ -11,7 +11,6 @@ import asyncio
 import inspect
 import threading
 import time
-import traceback
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,6 +21,7 @@ from pgfleet_worker.declaration import Declaration
 from pgfleet_worker.handler import GiveUp, Release, RetryLater
 from pgfleet_worker.loans import Loans
 from pgfleet_worker.memory_entry import NEVER, Entry
+from pgfleet_worker.outcome import described, seconds_of, trace
 from pgfleet_worker.part import Part
 from pgfleet_worker.task import Task, to_json
 
@@ -124,7 +124,7 @@ class Memory:
                 asyncio.run(value)
         except BaseException as error:  # SystemExit too: it must not end the worker
             status = "cancelled" if task.cancelled else "released" if isinstance(error, Release) else "failure"
-            problem = None if status != "failure" else f"{type(error).__name__}: {error}"
+            problem = None if status != "failure" else described(error)
             again = None if task.cancelled else self._again(entry, error)
             if status == "failure":
                 self._log.warning(
@@ -133,7 +133,7 @@ class Memory:
                     attempt=task.attempt,
                     error=problem,
                     retry_in=again,
-                    problem=traceback.format_exc(),
+                    problem=trace(error),
                 )
         with self._changed:
             entry.task = None
@@ -150,11 +150,11 @@ class Memory:
     def _again(self, entry: Entry, error: BaseException) -> float | None:
         """In how many seconds it is tried again; None: not before its next due time."""
         if isinstance(error, Release):
-            return error.seconds
+            return seconds_of(error)
         if isinstance(error, GiveUp) or entry.attempt > (entry.its.max_retries or 0):
             return None
         if isinstance(error, RetryLater):
-            return error.seconds
+            return seconds_of(error)
         delay = RETRY_DELAY if entry.its.retry_delay is None else entry.its.retry_delay
         return float(min(delay.total_seconds() * 2 ** (entry.attempt - 1), 3600.0))
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from types import TracebackType
 from typing import Any, NamedTuple
 
-from pgfleet.db import is_away
-from pgfleet.errors import PgfleetError
-from pgfleet_worker.handler import GiveUp, Release, RetryLater
+from pgfleet.errors import DatabaseAway, PgfleetError
+from pgfleet_worker.handler import GiveUp, Release, RetryLater, seconds_within
 from pgfleet_worker.task import Task, storable, to_json
 
 #: What a reader is told of an exception that was not written for readers.
@@ -160,23 +160,36 @@ def of_exception(task: Task, error: BaseException) -> Failure | Released:
 
     A :class:`~pgfleet.errors.PgfleetError` was written for people and is shown to the reader; of any other exception
     the reader learns only that the work failed, since its text may tell what is not theirs to know. Where Postgres was
-    away the task is not to blame: it goes back, and comes again a little later.
+    away (:class:`~pgfleet.errors.DatabaseAway`) the task is not to blame: it goes back, and comes again a little later.
     """
     fence = task.id, task.attempt, task.worker, task.type
-    if isinstance(error, Release):
-        return Released(
-            *fence, error.seconds, storable(_shortened(error.message, MOST_SHOWN)) or "not now, says its handler"
-        )
-    if is_away(error):
-        pause = random.uniform(1.0, 3.0)  # noqa: S311 - spreads load, guards nothing
-        return Released(*fence, pause, "the database is away")
+    kind = type(error)  # never the instance's word for it: an author's exception may raise whatever is asked of it
     try:
-        shown = str(error) if isinstance(error, PgfleetError) else FAILED
-        retry_in = timedelta(seconds=error.seconds) if isinstance(error, RetryLater) else None
+        if isinstance(error, Release):
+            reason = storable(_shortened(error.message, MOST_SHOWN)) or "not now, says its handler"
+            return Released(*fence, seconds_of(error), reason)
+        if isinstance(error, DatabaseAway):
+            pause = random.uniform(1.0, 3.0)  # noqa: S311 - spreads load, guards nothing
+            return Released(*fence, pause, "the database is away")
+        shown = (str(error) if isinstance(error, PgfleetError) else "") or FAILED
+        retry_in = timedelta(seconds=seconds_of(error)) if isinstance(error, RetryLater) else None
         give_up = isinstance(error, GiveUp)
         return Failure(*fence, storable(_shortened(shown, MOST_SHOWN)), trace(error), give_up, retry_in)
-    except Exception as problem:  # an exception that can't even be described must not cost the slot
-        return Failure(*fence, FAILED, _shortened(ascii(problem), MOST_DETAIL))
+    except BaseException:  # one that can't even be described must not cost the slot, nor the worker
+        return Failure(*fence, FAILED, trace(error), issubclass(kind, GiveUp))
+
+
+def seconds_of(error: Release | RetryLater) -> float:
+    """How long ``error`` asks to wait; a class of an author's own may have made anything of it."""
+    return seconds_within(type(error).__name__, error.seconds)
+
+
+def described(error: BaseException) -> str:
+    """``error`` in a line, whatever it is."""
+    try:
+        return storable(_shortened(f"{type(error).__name__}: {error}", MOST_SHOWN))
+    except BaseException:
+        return f"{type(error).__name__}, which can't be told"
 
 
 def of_stop(
@@ -193,8 +206,13 @@ def of_stop(
 
 
 def trace(error: BaseException) -> str:
-    """The traceback, for operators; of a long one its two ends."""
-    return storable(_shortened("".join(traceback.format_exception(error)), MOST_DETAIL))
+    """The traceback, for operators; of a long one its two ends; of an error that can't be told what there is to tell."""
+    try:
+        text = "".join(traceback.format_exception(error))
+    except BaseException:
+        where: TracebackType | None = BaseException.__dict__["__traceback__"].__get__(error)
+        text = "".join([*traceback.format_tb(where), f"{type(error).__qualname__}, which can't be told\n"])
+    return storable(_shortened(text, MOST_DETAIL))
 
 
 def _shortened(text: str, most: int) -> str:
