@@ -131,6 +131,10 @@ def builders() -> dict[str, tuple[Callable[[Builder], Any], str]]:
         "catch up without bounds": (lambda its: its.every(hours=1).catch_up("all", limit=0).run(work), "limit 0"),
         "bad event": (lambda its: its.on_event(" ").run(work), "event"),
         "retries below 0": (lambda its: its.every(hours=1).run(work).retry(-1), "-1"),
+        "half a retry": (lambda its: its.every(hours=1).run(work).retry(2.5), "2.5"),
+        "priority in a text": (lambda its: its.in_memory().every(hours=1).run(work).priority("5"), "'5'"),
+        "group of a number": (lambda its: its.every(hours=1).run(work).group(5), "group 5"),
+        "data that JSON can't say": (lambda its: its.every(hours=1).run(work, data={1, 2}), "set"),
         "two arguments": (lambda its: its.every(hours=1).run(lambda a, b: None), "one Task, or nothing"),
     }
 

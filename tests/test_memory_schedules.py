@@ -18,7 +18,7 @@ from pgfleet_worker import Fleet, GiveUp, Release, RetryLater, Task
 from pgfleet_worker.fleet import Declaration
 from pgfleet_worker.memory import Memory
 from tests.support.database import Database
-from tests.support.fleet import Connection, value
+from tests.support.fleet import Connection, register, value
 from tests.support.processes import Processes
 from tests.support.scheduled import Scheduled
 from tests.support.workers import id_of
@@ -154,6 +154,35 @@ def test_a_run_that_goes_on_at_the_end_is_given_the_grace_and_then_called_off(
     wait_until(lambda: scheduled.marks("begun"))
     assert process.stop() == 0
     assert scheduled.marks("called-off") == [process.pid]
+
+
+class Silent(Exception):
+    def __str__(self) -> str:
+        raise ValueError("a slip of its author")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("caf\udce9.csv\0"), r"ValueError: caf\udce9.csv\0"),
+        (Silent(), "Silent, which can't be told"),
+        (ValueError("x" * 10_000), "ValueError: xxx"),
+    ],
+    ids=["surrogate", "silent", "long"],
+)
+def test_whatever_a_run_raises_is_told_as_postgres_can_hold_it(
+    start: Start, wait_until: Wait, database: Database, error: Exception, told: str
+) -> None:
+    def fails() -> None:
+        raise error
+
+    memory = start(in_memory().every(seconds=600).after(seconds=0).run(fails).register())
+    wait_until(lambda: shown(memory)["failures"] == 1)
+    said = shown(memory)["last_error"]
+    assert said.startswith(told)
+    assert len(said) < 5_000
+    conn = database.connect()
+    schedules.declare(conn, register(conn), in_memory=memory.shown())
 
 
 def test_a_due_time_while_it_runs_is_skipped(start: Start, wait_until: Wait) -> None:

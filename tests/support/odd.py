@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
+import socket
 import sys
+import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from pgfleet_worker import Export, Release, Task, handler
+from pgfleet_worker import Export, GiveUp, Release, Task, handler
+
+socket.setdefaulttimeout(10)  # as applications do, for all that they open later
 
 
 def marks(function: Callable[[Task], Any]) -> Callable[[Task], Any]:
@@ -55,6 +60,113 @@ async def forks_async(task: Task) -> list[int]:
 @handler("forks_apart", isolation="process")
 def forks_apart(task: Task) -> list[int]:
     return _fork(task)
+
+
+def _speaks(task: Task, file: str) -> None:
+    for words in (lambda: task.progress(1, 2), lambda: task.checkpoint("of a fork")):
+        try:
+            words()
+        except RuntimeError as error:
+            with Path(file).open("a") as out:
+                out.write(f"{error}\n")
+
+
+def _lets_a_fork_speak(task: Task) -> str:
+    fork = multiprocessing.get_context("fork").Process(target=_speaks, args=(task, task.data["file"]))
+    fork.start()
+    fork.join()
+    return "done"
+
+
+@handler("fork_speaks")
+def fork_speaks(task: Task) -> str:
+    return _lets_a_fork_speak(task)
+
+
+@handler("fork_speaks_apart", isolation="process")
+def fork_speaks_apart(task: Task) -> str:
+    return _lets_a_fork_speak(task)
+
+
+def _ends_a_fork(task: Task) -> int | None:
+    fork = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+    fork.start()
+    fork.terminate()
+    fork.join(30)
+    return fork.exitcode
+
+
+@handler("ends_a_fork")
+def ends_a_fork(task: Task) -> int | None:
+    return _ends_a_fork(task)
+
+
+@handler("ends_a_fork_apart", isolation="process")
+def ends_a_fork_apart(task: Task) -> int | None:
+    return _ends_a_fork(task)
+
+
+class Untellable(Exception):
+    """Whatever is asked of it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("no")
+
+    def __str__(self) -> str:
+        raise SystemExit("no")
+
+    __repr__ = __str__
+
+
+class Busy(Release):
+    """With an ``__init__`` that leaves ours out."""
+
+    def __init__(self) -> None:
+        self.seconds = 600
+
+
+class NoBook(GiveUp):
+    """The same, and nothing to tell."""
+
+    def __init__(self) -> None:
+        self.isbn = "1"
+
+    def __str__(self) -> str:
+        raise ValueError("a slip of its author")
+
+
+RAISED: dict[str, type[Exception]] = {"untellable": Untellable, "busy": Busy, "no_book": NoBook}
+
+
+@handler("raises_oddly", max_retries=1, retry_delay=0)
+def raises_oddly(task: Task) -> None:
+    raise RAISED[task.data]()
+
+
+@handler("uses_a_closed_connection", max_retries=1, retry_delay=0)
+def uses_a_closed_connection(task: Task) -> None:
+    with task.connect() as conn:
+        conn.execute("select 1")
+    conn.execute("select 2")
+
+
+@handler("sleeps_in_postgres", isolation="process")
+def sleeps_in_postgres(task: Task) -> None:
+    with task.connect() as conn:
+        conn.execute("select pg_sleep(600)")
+
+
+@handler("cancels_itself_and_returns")
+async def cancels_itself_and_returns(task: Task) -> str:
+    current = asyncio.current_task()
+    assert current is not None
+    current.cancel()
+    return "done"
+
+
+@handler("moves_away")
+def moves_away(task: Task) -> None:
+    os.chdir("/")
 
 
 @handler("stops_the_loop")

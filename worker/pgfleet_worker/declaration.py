@@ -14,6 +14,7 @@ from pgfleet import schedules
 from pgfleet.errors import InvalidSchedule
 from pgfleet.schedule import Schedule
 from pgfleet_worker.handler import TYPE, Handler, mark_of
+from pgfleet_worker.task import to_json
 
 #: What ``schedules`` takes for a name.
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.: -]{0,98}[A-Za-z0-9_.:-])?")
@@ -81,6 +82,7 @@ def _check_rules(schedule: Schedule, refuse_it: Callable[[str, str], NoReturn]) 
         refuse_it(
             f"has catch_up {schedule.catch_up!r}, limit {schedule.catch_up_limit}", "none, once or all; 1 to 10000."
         )
+    _check_kinds(schedule, refuse_it)
     if schedule.max_retries is not None and not 0 <= schedule.max_retries <= 1000:
         refuse_it(f"has {schedule.max_retries} retries", "Between 0 and 1000 can be.")
     if (schedule.retry_delay or timedelta()) < timedelta() or (schedule.timeout or timedelta(1)) <= timedelta():
@@ -90,6 +92,19 @@ def _check_rules(schedule: Schedule, refuse_it: Callable[[str, str], NoReturn]) 
             refuse_it(f"comes every {trigger.every}", "Between 10 milliseconds and 3650 days can be.")
         if trigger.event is not None and not _NAME.fullmatch(trigger.event):
             refuse_it(f"names an event {trigger.event!r}", "Use 1 to 100 letters, digits, spaces and _ . : -")
+
+
+def _check_kinds(schedule: Schedule, refuse_it: Callable[[str, str], NoReturn]) -> None:
+    for word, whole in (("a priority of", schedule.priority), ("retries:", schedule.max_retries)):
+        if whole is not None and (not isinstance(whole, int) or isinstance(whole, bool)):
+            refuse_it(f"has {word} {whole!r}", "Give a whole number.")
+    for word, text in (("group", schedule.group), ("node", schedule.node), ("description", schedule.description)):
+        if text is not None and not isinstance(text, str):
+            refuse_it(f"has the {word} {text!r}", "Give a text.")
+    try:
+        to_json(schedule.data)
+    except (TypeError, ValueError, RecursionError) as error:
+        refuse_it(f"has data that JSON can't say: {error}", "Give a text, or what JSON can say.")
 
 
 def taking_a_task(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -192,6 +192,7 @@ def schedule(
     name: str,
     *,
     every: float | timedelta | None = None,
+    fixed_delay: bool = False,
     cron: str | None = None,
     tz: str | None = None,
     on_event: str | None = None,
@@ -203,9 +204,11 @@ def schedule(
     on_node: str | None = None,
     retry: int | None = None,
     retry_delay: float | None = None,
+    timeout: float | None = None,
     priority: int = 0,
     overlap: Overlap = "skip",
     catch_up: CatchUp = "once",
+    catch_up_limit: int = 100,
     group: str = "default",
     description: str = "",
 ) -> Callable[[F], F]:
@@ -219,10 +222,10 @@ def schedule(
         return given if isinstance(given, timedelta) else timedelta(seconds=given)
 
     def mark(function: F) -> F:
-        its = Builder(name).run(function, data).priority(priority).overlap(overlap).catch_up(catch_up)
+        its = Builder(name).run(function, data).priority(priority).overlap(overlap).catch_up(catch_up, catch_up_limit)
         its = its.group(group).describe(description)
         if every is not None:
-            its.every(length(every))
+            its.every(length(every), fixed_delay=fixed_delay)
         if cron is not None:
             its.cron(cron, tz)
         if on_event is not None:
@@ -239,6 +242,8 @@ def schedule(
             its.on_node(on_node)
         if retry is not None:
             its.retry(retry, retry_delay)
+        if timeout is not None:
+            its.timeout(timeout)
         setattr(function, SCHEDULES, (*getattr(function, SCHEDULES, ()), its.register()))
         return function
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import traceback
 from contextlib import suppress
+
+#: What the worker handles in its own way; who sends it to a fork means the fork, and that from its first moment.
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Origin:
@@ -15,13 +19,20 @@ class Origin:
     def __init__(self) -> None:
         #: Is this a fork of it?
         self.left = False
-        os.register_at_fork(after_in_child=self._leave)
+        self._before = threading.local()
+        os.register_at_fork(before=self._hold, after_in_parent=self._go_on, after_in_child=self._leave)
+
+    def _hold(self) -> None:
+        self._before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def _go_on(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._before.mask)
 
     def _leave(self) -> None:
         self.left = True
-        with suppress(ValueError):  # not the main thread, under another interpreter's rules
-            for number in (signal.SIGTERM, signal.SIGINT):  # they are the worker's: who ends a fork means the fork
-                signal.signal(number, signal.SIG_DFL)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        self._go_on()
 
     def require(self) -> None:
         """Raises ``RuntimeError`` in a fork, whose words would be taken for those of whatever task runs by then."""

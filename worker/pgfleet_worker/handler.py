@@ -138,22 +138,23 @@ def handler(
     once, over the whole fleet. ``isolation="process"``: in a process of its own, one a slot, which is made anew after
     ``tasks_per_process`` tasks; what kills it fails that task alone. Raises ``ValueError`` for what can't be.
     """
-    if not isinstance(type, str) or not TYPE.fullmatch(type):
-        raise ValueError(
-            f"type={type!r}: expected a name of lower-case letters, digits and _ . -, 100 at most, a letter first"
-        )
-    if not 0 <= max_retries <= 1000:
-        raise ValueError(f"max_retries={max_retries!r}: expected 0 to 1000")
-    if not 0 <= retry_delay <= YEAR:
-        raise ValueError(f"retry_delay={retry_delay!r}: expected seconds, at most a year")
-    if isolation not in ("thread", "process"):
-        raise ValueError(f'isolation={isolation!r}: expected "thread" or "process"')
-    if timeout is not None and not 0 < timeout <= YEAR:
-        raise ValueError(f"timeout={timeout!r}: expected seconds above 0, at most a year, or None")
-    if max_running is not None and max_running < 1:
-        raise ValueError(f"max_running={max_running!r}: expected 1 or more, or None")
-    if tasks_per_process < 1:
-        raise ValueError(f"tasks_per_process={tasks_per_process!r}: expected 1 or more")
+    whole = "a whole number,"
+    named = isinstance(type, str) and TYPE.fullmatch(type)
+    _require("type", type, named, "a name of lower-case letters, digits and _ . -, 100 at most")
+    _require("description", description, isinstance(description, str), "a text")
+    _require("max_retries", max_retries, _is_whole(max_retries, 0, 1000), f"{whole} 0 to 1000")
+    _require("retry_delay", retry_delay, _is_number(retry_delay, 0, YEAR), "seconds, at most a year")
+    _require("isolation", isolation, isolation in ("thread", "process"), '"thread" or "process"')
+    _require(
+        "timeout",
+        timeout,
+        timeout is None or _is_number(timeout, 0.001, YEAR),
+        "seconds, from 0.001 to a year, or None",
+    )
+    _require(
+        "max_running", max_running, max_running is None or _is_whole(max_running, 1), f"{whole} 1 or more, or None"
+    )
+    _require("tasks_per_process", tasks_per_process, _is_whole(tasks_per_process, 1), f"{whole} 1 or more")
 
     def mark(function: F) -> F:
         if isolation == "process" and inspect.iscoroutinefunction(function):
@@ -180,6 +181,19 @@ def handler(
         return function
 
     return mark
+
+
+def _require(name: str, value: object, right: object, expected: str) -> None:
+    if not right:
+        raise ValueError(f"{name}={value!r}: expected {expected}")
+
+
+def _is_whole(value: object, least: int, most: int = 2**31 - 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_number(value: object, least: float, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 
 @cache
@@ -251,8 +265,13 @@ def _require_importable(handler: Handler) -> None:
 
 
 def _import(name: str) -> ModuleType:
+    if "/" in name or name.endswith(".py"):
+        module = name.rpartition("/")[2].removesuffix(".py")
+        raise SettingsError(f"{name} is a file.", hint=f"Name the module, {module}, from the file's folder.")
     try:
         return importlib.import_module(name)
+    except SystemExit as error:
+        raise SettingsError(f"Handler module {name} ends the process when it is imported.") from error
     except ImportError as error:
         raise SettingsError(
             f"Handler module {name} can't be imported: {error}.", hint="Is it installed, or on PYTHONPATH?"
