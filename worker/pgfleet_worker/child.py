@@ -59,6 +59,7 @@ class Child(Loans):
         os.set_blocking(reins, False)
         signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the worker; not ignored by what a handler starts
         signal.signal(signal.SIGTERM, self._asked)
+        forks.keep_to_itself(signal.SIGTERM, signal.SIGINT)
 
     def serve(self) -> None:
         """Run tasks until the worker closes the wire."""

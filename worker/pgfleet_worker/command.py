@@ -17,7 +17,7 @@ import click
 
 from pgfleet import log
 from pgfleet.settings import from_env
-from pgfleet_worker import keeper
+from pgfleet_worker import forks, keeper
 from pgfleet_worker.handler import OWN, installed, load, load_schedules
 from pgfleet_worker.loop import Worker
 from pgfleet_worker.part import Part
@@ -120,9 +120,9 @@ def worker(
     threading.excepthook = die
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    signal.signal(
-        signal.SIGCHLD, signal.SIG_DFL
-    )  # ignored, as a module may have it, the handlers' processes would go untold
+    forks.keep_to_itself(signal.SIGTERM, signal.SIGINT)
+    # Ignored, as a handler's module may have it, the end of the handlers' processes would not be told.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     process.run()
     # Threads that outlived the grace period must not keep the process: their tasks have been given back.
     with suppress(OSError, ValueError):  # a handler may have closed them

@@ -9,9 +9,6 @@ import threading
 import traceback
 from contextlib import suppress
 
-#: What the worker handles in its own way; who sends it to a fork means the fork, and that from its first moment.
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
 
 class Origin:
     """Tells the process in which it was made from its forks."""
@@ -19,25 +16,33 @@ class Origin:
     def __init__(self) -> None:
         #: Is this a fork of it?
         self.left = False
-        self._before = threading.local()
-        os.register_at_fork(before=self._hold, after_in_parent=self._go_on, after_in_child=self._leave)
-
-    def _hold(self) -> None:
-        self._before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-
-    def _go_on(self) -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._before.mask)
+        os.register_at_fork(after_in_child=self._leave)
 
     def _leave(self) -> None:
         self.left = True
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-        self._go_on()
 
     def require(self) -> None:
         """Raises ``RuntimeError`` in a fork, whose words would be taken for those of whatever task runs by then."""
         if self.left:
             raise RuntimeError("A process that a handler has forked can't speak for its task: its own process has to.")
+
+
+def keep_to_itself(*signals: signal.Signals) -> None:
+    """This process has its own way with ``signals``; a fork of it, from its first moment on, is ended by them."""
+    before = threading.local()
+
+    def hold() -> None:
+        before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+    def go_on() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before.mask)
+
+    def leave() -> None:
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
+        go_on()
+
+    os.register_at_fork(before=hold, after_in_parent=go_on, after_in_child=leave)
 
 
 def end(error: BaseException | None) -> None:
