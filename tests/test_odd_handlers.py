@@ -124,6 +124,19 @@ def test_a_coroutine_that_returns_while_it_is_being_cancelled_has_finished(
     assert {wait_until(ended(conn, id))["attempt"] for id in ids} == {1}
 
 
+def test_a_coroutines_checkpoint_does_not_wait_for_what_others_have_the_loops_threads_do(
+    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
+) -> None:
+    conn, gate = database.connect(), tmp_path / "gate"
+    worker(processes, handlers=ODD)
+    hog = tasks.create(conn, "takes_the_loops_threads", {"gate": str(gate)}, created_by=1)
+    wait_until(lambda: tasks.get(conn, hog)["status"] == "started")
+    assert wait_until(ended(conn, tasks.create(conn, "saves_async", created_by=1)))["status"] == "success"
+    assert tasks.get(conn, hog)["status"] == "started"
+    gate.touch()
+    assert wait_until(ended(conn, hog))["status"] == "success"
+
+
 def test_a_handler_that_changes_the_folder_takes_no_exports_with_it(
     database: Database, processes: Processes, wait_until: Wait, export_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,6 +164,21 @@ async def cancels_itself_and_returns(task: Task) -> str:
     return "done"
 
 
+def _wait_for(gate: str) -> None:
+    while not Path(gate).exists():
+        time.sleep(0.005)
+
+
+@handler("takes_the_loops_threads")
+async def takes_the_loops_threads(task: Task) -> None:
+    await asyncio.gather(*(asyncio.to_thread(_wait_for, task.data["gate"]) for _ in range(64)))
+
+
+@handler("saves_async")
+async def saves_async(task: Task) -> None:
+    await task.checkpoint_async("half-way")
+
+
 @handler("moves_away")
 def moves_away(task: Task) -> None:
     os.chdir("/")

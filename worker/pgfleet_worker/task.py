@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pgfleet_worker.handler import Cancelled
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
     from pathlib import Path
 
     from pgfleet.db import Connection
@@ -136,7 +138,8 @@ class Task:
 
     async def checkpoint_async(self, value: Any) -> None:
         """:meth:`checkpoint`, for an ``async def`` handler."""
-        await asyncio.to_thread(self._process.checkpoint, self, to_json(value))
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(_checkpoints(), self._process.checkpoint, self, to_json(value))
 
     def connect(self) -> AbstractContextManager[Connection]:
         """A database connection of the handler's own, with pgfleet's search_path; closed at the end of the block."""
@@ -149,6 +152,14 @@ class Task:
 
     def __repr__(self) -> str:
         return f"<Task {self.id} {self.type} attempt {self.attempt}>"
+
+
+@cache
+def _checkpoints() -> Executor:
+    """Where coroutines' checkpoints wait to be durable: not behind what handlers have the loop's own threads do."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(64, thread_name_prefix="checkpoint")
 
 
 #: The longest result or checkpoint of a task, in characters.
