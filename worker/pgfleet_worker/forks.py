@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import traceback
-from contextlib import suppress
 
 
 class Origin:
@@ -47,16 +46,17 @@ def keep_to_itself(*signals: signal.Signals) -> None:
 
 def end(error: BaseException | None) -> None:
     """End this process as Python does, for ``error`` where something was raised, but run nothing of the worker's."""
-    code: object = 0
-    if isinstance(error, SystemExit):
-        code = error.code
-    elif error is not None:
-        traceback.print_exception(error)
-        code = 1
-    if code is not None and not isinstance(code, int):
-        sys.stderr.write(f"{code}\n")
-        code = 1
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):
+    code: object = 1
+    try:
+        if error is None:
+            code = 0
+        elif isinstance(error, SystemExit):
+            code = 0 if error.code is None else error.code
+        else:
+            traceback.print_exception(error)
+        if not isinstance(code, int):
+            sys.stderr.write(f"{code}\n")
+        for stream in (sys.stdout, sys.stderr):
             stream.flush()
-    os._exit((code or 0) & 0xFF)
+    finally:
+        os._exit(code & 0xFF if isinstance(code, int) else 1)
