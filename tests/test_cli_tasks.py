@@ -203,7 +203,7 @@ def test_a_worker_without_standard_streams_works(
     assert worker.stop() == 0
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full, which Linux has")
 def test_a_full_disk_is_told_of_in_words(settings: Settings) -> None:
     argv = [sys.executable, "-m", "pgfleet.cli.main", "types", "list"]
     with Path("/dev/full").open("w") as full:

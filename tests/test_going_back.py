@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,23 +18,16 @@ from tests.support.fleet import OTHER, WORKER, Connection, claim, create, regist
 @pytest.fixture
 def conn(database: Database) -> Connection:
     conn = database.connect()
-    register(conn, WORKER, ["job", "other"])
+    register(conn)
     return conn
 
 
 @pytest.fixture
-def rung() -> threading.Event:
-    return threading.Event()
-
-
-@pytest.fixture
-def claims(
-    database: Database, conn: Connection, rung: threading.Event, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Claims]:
+def claims(database: Database, conn: Connection, monkeypatch: pytest.MonkeyPatch) -> Iterator[Claims]:
     """Claims that make no look from the front unless they are told to."""
     monkeypatch.setattr(module, "FRONT_PAUSE", 600.0)
     monkeypatch.setattr(module, "MOST_FRONT_PAUSE", 600.0)
-    made = Claims(database.settings(), ["job", "other"], ring=rung.set)
+    made = Claims(database.settings(), ["job"])
     made.connect()
     made.front(WORKER, 1)
     yield made
@@ -149,7 +141,7 @@ def test_a_look_beside_the_work_that_did_not_find_all_leads_the_lane_to_all(
     conn: Connection,
     claims: Claims,
     late: Callable[[int], list[int]],
-    rung: threading.Event,
+    wait_until: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "DEAR", -1.0)
@@ -157,9 +149,7 @@ def test_a_look_beside_the_work_that_did_not_find_all_leads_the_lane_to_all(
     ids = late(8)
     claims.look_from_the_front()
     assert by_lanes(claims, 4) == []
-    assert rung.wait(40)
-    found = claims.found()
-    assert found is not None
+    found = wait_until(claims.found)
     assert (found.ids, found.all) == (ids[:3], False)
     assert by_lanes(claims, 4, found.ids) == ids[:4]
     assert by_lanes(claims, 9) == ids[4:]

@@ -19,6 +19,7 @@ from psycopg.rows import dict_row
 
 from pgfleet import cron as crons
 from pgfleet import db, housekeeping, sql
+from pgfleet.creating import text_of
 from pgfleet.errors import InvalidSchedule, ScheduleNotFound
 from pgfleet.schedule import CatchUp as CatchUp
 from pgfleet.schedule import Kind as Kind
@@ -58,7 +59,7 @@ def put_all(conn: db.Connection, schedules: Iterable[Schedule]) -> dict[str, Put
         now: datetime = _one(conn, "now")
         for schedule in wanted:
             args = {field.name: getattr(schedule, field.name) for field in dataclasses.fields(Schedule)}
-            args["data"] = _text(schedule.data)
+            args["data"] = text_of(schedule.data)
             args["triggers"] = json.dumps([_given(trigger, schedule.time_zone, now) for trigger in schedule.triggers])
             answer = db.call(conn, q["put"], **args).fetchone()
             answers[schedule.name] = answer[0] if answer else "unchanged"
@@ -197,10 +198,6 @@ def in_memory(conn: db.Connection) -> list[dict[str, Any]]:
     """What live workers keep in memory, as they last told: ``worker``, ``node`` and ``schedule``, as it was declared."""
     with db.ours(), conn.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(sql.queries("schedules")["in_memory"]).fetchall()
-
-
-def _text(data: Any) -> str | None:
-    return data if data is None or isinstance(data, str) else json.dumps(data, ensure_ascii=False)
 
 
 def _given(trigger: Trigger, time_zone: str, now: datetime) -> dict[str, Any]:

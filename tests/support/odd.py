@@ -89,6 +89,7 @@ def fork_speaks_apart(task: Task) -> str:
 
 
 def _ends_a_fork(task: Task) -> int | None:
+    # One that would go on for longer than any test waits.
     fork = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
     fork.start()
     fork.terminate()
@@ -165,6 +166,7 @@ async def cancels_itself_and_returns(task: Task) -> str:
 
 
 def _wait_for(gate: str) -> None:
+    """Until the test opens it."""
     while not Path(gate).exists():
         time.sleep(0.005)
 

@@ -144,11 +144,7 @@ class Attempts(Loans):
             else:
                 outcome = of_return(task, awaited(value))
         except BaseException as error:  # SystemExit too: a handler must not end the worker
-            if self._origin.left:
-                forks.end(error)
             outcome = self._raised(task, error)
-        if self._origin.left:
-            forks.end(None)
         if cpu is not None and (cpu := time.thread_time() - cpu) >= LEAST_CPU:
             outcome = _measured(outcome, cpu)
         self._end(task, kind, outcome)
@@ -169,19 +165,19 @@ class Attempts(Loans):
         try:
             outcome = of_return(task, await kind.function(task))
         except BaseException as error:
-            if self._origin.left:
-                forks.end(error)
             outcome = self._raised(task, error)
-        if self._origin.left:
-            forks.end(None)
         self._end(task, kind, outcome)
 
     def _raised(self, task: Task, error: BaseException) -> Outcome:
+        if self._origin.left:
+            forks.end(error)
         if task.cancelled:
             return of_stop(task, trace(error))
         return of_exception(task, error)
 
     def _end(self, task: Task, kind: Kind, outcome: Outcome) -> None:
+        if self._origin.left:
+            forks.end(None)
         seconds = time.perf_counter() - task.began
         if self._is_running(task):
             self.running.pop((task.id, task.attempt), None)

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from contextlib import suppress
 from dataclasses import replace
 from types import FrameType
@@ -20,6 +19,7 @@ from pgfleet.settings import from_env
 from pgfleet_worker import forks, keeper
 from pgfleet_worker.handler import OWN, installed, load, load_schedules
 from pgfleet_worker.loop import Worker
+from pgfleet_worker.outcome import trace
 from pgfleet_worker.part import Part
 
 #: Exit codes: stopped before all was settled; a fault of the worker's own (EX_SOFTWARE of sysexits.h).
@@ -105,10 +105,7 @@ def worker(
                 os._exit(EXIT_HURRIED)  # at once: its keeper gives up the lease, others take over
 
     def die(failed: threading.ExceptHookArgs) -> None:
-        try:
-            problem = "".join(traceback.format_exception(failed.exc_type, failed.exc_value, failed.exc_traceback))
-        except Exception:  # what can't be told ends the worker like any other
-            problem = f"{failed.exc_type.__name__}, which can't be told"
+        problem = failed.exc_type.__name__ if failed.exc_value is None else trace(failed.exc_value)
         name = failed.thread and failed.thread.name
         if not isinstance(failed.thread, Part):  # a handler's, which is no reason to lose all that runs beside it
             log.get().error("thread.failed", thread=name, problem=problem)

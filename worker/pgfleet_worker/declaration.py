@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from pgfleet import schedules
 from pgfleet.errors import InvalidSchedule
 from pgfleet.schedule import Schedule
-from pgfleet_worker.handler import TYPE, Handler, mark_of
+from pgfleet_worker.handler import TYPE, Handler, is_whole, mark_of
 from pgfleet_worker.task import to_json
 
 #: What ``schedules`` takes for a name.
@@ -96,7 +96,7 @@ def _check_rules(schedule: Schedule, refuse_it: Callable[[str, str], NoReturn]) 
 
 def _check_kinds(schedule: Schedule, refuse_it: Callable[[str, str], NoReturn]) -> None:
     for word, whole in (("a priority of", schedule.priority), ("retries:", schedule.max_retries)):
-        if whole is not None and (not isinstance(whole, int) or isinstance(whole, bool)):
+        if whole is not None and not is_whole(whole):
             refuse_it(f"has {word} {whole!r}", "Give a whole number.")
     for word, text in (("group", schedule.group), ("node", schedule.node), ("description", schedule.description)):
         if text is not None and not isinstance(text, str):

@@ -142,7 +142,7 @@ def handler(
     named = isinstance(type, str) and TYPE.fullmatch(type)
     _require("type", type, named, "a name of lower-case letters, digits and _ . -, 100 at most")
     _require("description", description, isinstance(description, str), "a text")
-    _require("max_retries", max_retries, _is_whole(max_retries, 0, 1000), f"{whole} 0 to 1000")
+    _require("max_retries", max_retries, is_whole(max_retries, 0, 1000), f"{whole} 0 to 1000")
     _require("retry_delay", retry_delay, _is_number(retry_delay, 0, YEAR), "seconds, at most a year")
     _require("isolation", isolation, isolation in ("thread", "process"), '"thread" or "process"')
     _require(
@@ -151,10 +151,8 @@ def handler(
         timeout is None or _is_number(timeout, 0.001, YEAR),
         "seconds, from 0.001 to a year, or None",
     )
-    _require(
-        "max_running", max_running, max_running is None or _is_whole(max_running, 1), f"{whole} 1 or more, or None"
-    )
-    _require("tasks_per_process", tasks_per_process, _is_whole(tasks_per_process, 1), f"{whole} 1 or more")
+    _require("max_running", max_running, max_running is None or is_whole(max_running, 1), f"{whole} 1 or more, or None")
+    _require("tasks_per_process", tasks_per_process, is_whole(tasks_per_process, 1), f"{whole} 1 or more")
 
     def mark(function: F) -> F:
         if isolation == "process" and inspect.iscoroutinefunction(function):
@@ -188,7 +186,8 @@ def _require(name: str, value: object, right: object, expected: str) -> None:
         raise ValueError(f"{name}={value!r}: expected {expected}")
 
 
-def _is_whole(value: object, least: int, most: int = 2**31 - 1) -> bool:
+def is_whole(value: object, least: int = -(2**31), most: int = 2**31 - 1) -> bool:
+    """Is it an integer of Postgres's, from ``least`` to ``most``?"""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 

@@ -7,8 +7,6 @@ higher priority first. A schedule whose run is still going skips its due time.
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import threading
 import time
 from collections.abc import Iterable
@@ -21,7 +19,7 @@ from pgfleet_worker.declaration import Declaration
 from pgfleet_worker.handler import GiveUp, Release, RetryLater
 from pgfleet_worker.loans import Loans
 from pgfleet_worker.memory_entry import NEVER, Entry
-from pgfleet_worker.outcome import described, seconds_of, trace
+from pgfleet_worker.outcome import awaited, described, seconds_of, trace
 from pgfleet_worker.part import Part
 from pgfleet_worker.task import Task, to_json
 
@@ -119,9 +117,7 @@ class Memory:
     def _run(self, entry: Entry, task: Task) -> None:
         status, problem, again = "success", None, None
         try:
-            value = entry.declaration.handler.function(task)
-            if inspect.iscoroutine(value):
-                asyncio.run(value)
+            awaited(entry.declaration.handler.function(task))
         except BaseException as error:  # SystemExit too: it must not end the worker
             status = "cancelled" if task.cancelled else "released" if isinstance(error, Release) else "failure"
             problem = None if status != "failure" else described(error)

@@ -163,7 +163,6 @@ def of_exception(task: Task, error: BaseException) -> Failure | Released:
     away (:class:`~pgfleet.errors.DatabaseAway`) the task is not to blame: it goes back, and comes again a little later.
     """
     fence = task.id, task.attempt, task.worker, task.type
-    kind = type(error)  # never the instance's word for it: an author's exception may raise whatever is asked of it
     try:
         if isinstance(error, Release):
             reason = storable(_shortened(error.message, MOST_SHOWN)) or "not now, says its handler"
@@ -176,7 +175,7 @@ def of_exception(task: Task, error: BaseException) -> Failure | Released:
         give_up = isinstance(error, GiveUp)
         return Failure(*fence, storable(_shortened(shown, MOST_SHOWN)), trace(error), give_up, retry_in)
     except BaseException:  # one that can't even be described must not cost the slot, nor the worker
-        return Failure(*fence, FAILED, trace(error), issubclass(kind, GiveUp))
+        return Failure(*fence, FAILED, trace(error), issubclass(type(error), GiveUp))
 
 
 def seconds_of(error: Release | RetryLater) -> float:

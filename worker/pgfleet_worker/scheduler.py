@@ -12,7 +12,6 @@ and the API show them. Postgres has what is due and what was; the functions and 
 from __future__ import annotations
 
 import dataclasses
-import re
 import threading
 from collections import deque
 from datetime import UTC, datetime
@@ -25,7 +24,7 @@ from pgfleet import log, schedules
 from pgfleet.errors import InvalidSchedule, ScheduleNotFound
 from pgfleet.settings import Settings, from_env
 from pgfleet_worker.declaration import Declaration
-from pgfleet_worker.handler import GiveUp, Handler, Release
+from pgfleet_worker.handler import TYPE, GiveUp, Handler, Release
 from pgfleet_worker.loop import Worker
 from pgfleet_worker.outcome import Released, Told, of_exception, of_return
 from pgfleet_worker.scheduled import (
@@ -50,7 +49,6 @@ __all__ = [
     "Event", "EventTrigger", "Execution", "OneTimeTrigger", "PeriodicTrigger", "RetryPolicy", "Scheduler", "Status", "Task",
 ]  # fmt: skip
 
-_TYPE = re.compile(r"[a-z][a-z0-9_.-]{0,99}")
 
 #: Seconds until a run whose task this process doesn't know comes again: another's may.
 ELSEWHERE = 5.0
@@ -73,7 +71,7 @@ class Scheduler:
         name: str = "scheduler",
         settings: Settings | None = None,
     ) -> None:
-        if not _TYPE.fullmatch(name):
+        if not TYPE.fullmatch(name):
             raise ValueError(f"name={name!r}: expected lower-case letters, digits and _ . -, a letter first")
         if max_running_tasks < 1:
             raise ValueError(f"max_running_tasks={max_running_tasks!r}: expected 1 or more")
