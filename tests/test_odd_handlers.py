@@ -170,6 +170,16 @@ def test_a_decorator_above_the_mark_is_run(
         assert wait_until(ended(conn, tasks.create(conn, type, created_by=1)))["result"] == calls
 
 
+def test_a_coroutine_under_a_plain_decorator_can_be_called_off(
+    database: Database, processes: Processes, wait_until: Wait, tmp_path: Path
+) -> None:
+    conn, file = database.connect(), tmp_path / "told"
+    process = worker(processes, handlers=ODD)
+    row = wait_until(ended(conn, tasks.create(conn, "wrapped_and_long", {"file": str(file)}, created_by=1)))
+    assert (row["status"], row["error"], file.read_text()) == ("failure", "Timed out after 0.2 s.", "cancelled")
+    assert not process.events("task.abandoned")
+
+
 def test_what_can_not_be_told_of_is_a_failure(database: Database, processes: Processes, wait_until: Wait) -> None:
     conn = database.connect()
     worker(processes, handlers=ODD)

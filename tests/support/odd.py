@@ -206,6 +206,16 @@ async def wrapped_async(task: Task) -> int:
     return wrapped_async.calls  # type: ignore[attr-defined, no-any-return]
 
 
+@marks
+@handler("wrapped_and_long", timeout=0.2)
+async def wrapped_and_long(task: Task) -> None:
+    try:
+        await asyncio.sleep(600)
+    except asyncio.CancelledError:
+        Path(task.data["file"]).write_text("cancelled")
+        raise
+
+
 @handler("comes_back_at_no_time")
 def comes_back_at_no_time(task: Task) -> None:
     raise Release("later", seconds=float("nan"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any
 
 from pgfleet.log import Logger
@@ -20,7 +22,6 @@ from pgfleet_worker.outcome import (
     Outcome,
     Published,
     Released,
-    awaited,
     of_exception,
     of_return,
     of_stop,
@@ -64,7 +65,7 @@ class Kind:
         self.timeout: float | None = None if handler.timeout is None else handler.timeout.total_seconds()
 
 
-class Coroutine:
+class CoroutineReins:
     """The reins of an async handler."""
 
     __slots__ = ("_task",)
@@ -74,11 +75,21 @@ class Coroutine:
 
     def ask(self) -> None:
         """Cancel it; from any thread."""
-        self._task.get_loop().call_soon_threadsafe(cancel_once, self._task)
+        with suppress(RuntimeError):  # a loop of its own, which has ended with it
+            self._task.get_loop().call_soon_threadsafe(cancel_once, self._task)
 
     def force(self) -> bool:
         """Nothing stops a coroutine that goes on."""
         return False
+
+
+async def in_hand(task: Task, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Await ``coroutine``, of a plain function around an ``async def``, so that it is cancelled when ``task`` is called off."""
+    current = asyncio.current_task()
+    task.reins = None if current is None else CoroutineReins(current)
+    if task.cancelled and task.reins is not None:  # before there was anything to cancel
+        task.reins.ask()
+    return await coroutine
 
 
 class Attempts(Loans):
@@ -142,7 +153,7 @@ class Attempts(Loans):
             if value is None:
                 outcome: Outcome = success_row((id, attempt, worker, type, None, None, None))
             else:
-                outcome = of_return(task, awaited(value))
+                outcome = of_return(task, asyncio.run(in_hand(task, value)) if inspect.iscoroutine(value) else value)
         except BaseException as error:  # SystemExit too: a handler must not end the worker
             outcome = self._raised(task, error)
         if cpu is not None and (cpu := time.thread_time() - cpu) >= LEAST_CPU:
@@ -155,7 +166,7 @@ class Attempts(Loans):
         kind, worker, began = self._kinds[type], self.worker, time.perf_counter()
         task = Task(id, type, data, created_by, attempt, self, saved, worker, began)
         current = asyncio.current_task()
-        task.reins = None if current is None else Coroutine(current)
+        task.reins = None if current is None else CoroutineReins(current)
         self.running[id, attempt] = task
         if timeout is not None or kind.timeout is not None:
             task.limit = timeout or kind.timeout
